@@ -1,0 +1,58 @@
+"""Helpers for reference-number tests: parameters and inputs rebuilt from their names.
+
+A reference case stores what the authors' code computed, not the network it used. Both sides derive every parameter from
+its key and a seed, so a few kilobytes pin down a network of any size.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import MutableMapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+State = TypeVar("State", bound=MutableMapping[str, Tensor])
+
+
+def values(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """The float32 array standing for the parameter, buffer or input ``name``.
+
+    The random stream is numpy's legacy generator seeded with ``crc32(name) + seed``. What is drawn depends on the name:
+
+    ==========================================  ====================================================
+    ``*.running_var``                           uniform in [0.5, 1.5]
+    ``input*``                                  standard normal
+    vectors and scalars                         normal, std 0.1 (around 1 for a ``*.weight``: a norm's gain)
+    matrices and kernels                        normal, variance 1 / fan-in (all dimensions but the first)
+    ==========================================  ====================================================
+    """
+    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)  # noqa: NPY002 (the stored numbers' stream)
+    kind = name.rpartition(".")[2]
+    if kind == "running_var":
+        drawn = rng.uniform(0.5, 1.5, shape)
+    else:
+        drawn = rng.standard_normal(shape)
+        if name.startswith("input"):
+            pass
+        elif len(shape) > 1:
+            drawn = drawn / np.sqrt(max(1, int(np.prod(shape[1:]))))
+        else:
+            drawn = 0.1 * drawn + (1.0 if kind == "weight" else 0.0)
+    return np.asarray(drawn, dtype=np.float32)
+
+
+def tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """:func:`values` as a torch tensor."""
+    return torch.from_numpy(values(name, tuple(shape), seed))
+
+
+@torch.no_grad()
+def fill_state_dict(state: State, seed: int = 0) -> State:
+    """Overwrite every floating-point tensor of ``state`` in place with :func:`values` of its key; returns ``state``."""
+    for name, parameter in state.items():
+        if parameter.is_floating_point():
+            parameter.copy_(tensor(name, tuple(parameter.shape), seed))
+    return state
