@@ -1,0 +1,104 @@
+"""Lightning Fabric from a run's settings, and the state of what it wraps."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from vireo.engine.checkpoint import fit_state_dict
+from vireo.errors import InputError
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def launched_processes() -> tuple[int, int] | None:
+    """(processes on each node, nodes) that torchrun or SLURM has started this process among; None if plain."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        local = int(env["LOCAL_WORLD_SIZE"])
+        return local, int(env["WORLD_SIZE"]) // local
+    if "SLURM_NTASKS" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        nodes = int(env.get("SLURM_NNODES", "1"))
+        return max(1, int(env["SLURM_NTASKS"]) // nodes), nodes
+    return None
+
+
+def build_fabric(
+    accelerator: str, devices: int | str, strategy: str, precision: str, find_unused_parameters: bool
+) -> Fabric:
+    """Fabric for ``auto``, ``ddp`` or ``fsdp``. ``devices="auto"`` follows torchrun or SLURM, else is one device.
+
+    Raises:
+        InputError: ``devices`` disagrees with the launcher, or the strategy is unknown.
+    """
+    launched = launched_processes()
+    if launched is None:
+        count, nodes = (1 if devices == "auto" else int(devices)), 1
+    else:
+        count, nodes = launched
+        if devices != "auto" and int(devices) != count:
+            raise InputError(
+                f"devices={devices}, but the launcher started {count} processes on this node",
+                "run.devices",
+                "leave it at auto under torchrun and SLURM",
+            )
+    chosen: str | Strategy
+    if strategy == "ddp" or (strategy == "auto" and count * nodes > 1):
+        chosen = DDPStrategy(find_unused_parameters=find_unused_parameters)
+    elif strategy == "fsdp":
+        chosen = FSDPStrategy(state_dict_type="full")
+    elif strategy == "auto":
+        chosen = "auto"
+    else:
+        raise InputError(f"unknown strategy '{strategy}'", "run.strategy", "use auto, ddp or fsdp")
+    return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=chosen, precision=precision)  # type: ignore[arg-type]
+
+
+def is_sharded(fabric: Fabric) -> bool:
+    """Whether parameters are sharded over processes (FSDP): then taking a state is a collective call."""
+    return isinstance(fabric.strategy, FSDPStrategy)
+
+
+def model_state(fabric: Fabric, wrapped: nn.Module, module: nn.Module) -> dict[str, Any]:
+    """The full state dict of the network, with the plain network's keys."""
+    return get_model_state_dict(_inner(wrapped), options=_FULL) if is_sharded(fabric) else module.state_dict()
+
+
+def optimizer_state(fabric: Fabric, wrapped: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """The full state dict of the optimizer."""
+    if is_sharded(fabric):
+        return get_optimizer_state_dict(_inner(wrapped), optimizer, options=_FULL)
+    return optimizer.state_dict()
+
+
+def restore(
+    fabric: Fabric, wrapped: nn.Module, module: nn.Module, optimizer: Optimizer, state: dict[str, Any], where: str
+) -> None:
+    """Put ``state["model"]`` and ``state["optimizer"]`` of the file ``where`` back.
+
+    Raises:
+        InputError: the checkpoint is another network's.
+    """
+    if is_sharded(fabric):
+        set_model_state_dict(_inner(wrapped), state["model"], options=_FULL)
+        set_optimizer_state_dict(_inner(wrapped), optimizer, state["optimizer"], options=_FULL)
+    else:
+        fit_state_dict(module, state["model"], where)
+        optimizer.load_state_dict(state["optimizer"])
+
+
+def _inner(wrapped: nn.Module) -> nn.Module:
+    """The strategy's module inside Fabric's wrapper."""
+    return getattr(wrapped, "_forward_module", wrapped)

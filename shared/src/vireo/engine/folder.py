@@ -1,0 +1,83 @@
+"""Files of a run's folder: written beside, flushed to the disk and renamed; clear errors where that is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from vireo.errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def unwritable(error: OSError, folder: Path) -> InputError:
+    """The message for an operating-system error met while writing into ``folder``."""
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    if error.errno in _FULL:
+        remedy = "free space on that disk, or choose another folder with output_dir=..."
+    else:
+        remedy = "make it writable, or choose another folder with output_dir=..."
+    return InputError(f"the output folder cannot be written ({reason})", str(folder), remedy.removesuffix("."))
+
+
+def require_writable(folder: str | os.PathLike[str]) -> Path:
+    """Create ``folder`` and write a probe of 64 KiB into it, so that a read-only or full disk shows before training.
+
+    Raises:
+        InputError: naming folder, reason and remedy.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(65536))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise unwritable(error, folder) from error
+    return folder
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write(file)`` fill a file beside ``path``, flush it and rename it: ``path`` is never half written.
+
+    Raises:
+        InputError: the disk is full or read-only; the previous ``path`` is intact.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        cause = _os_error(error)
+        if cause is not None:
+            raise unwritable(cause, path.parent) from error
+        raise
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The OSError behind ``error``: torch's writer turns a refused write into a RuntimeError."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable (a no-op where folders cannot be opened)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
