@@ -1,0 +1,61 @@
+"""Detection data, decoding, transforms and the loader.
+
+Names are imported when they are first used, so that importing one part does not cost the others.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to the interpreter
+    from vireo.data.coco import CocoDetection as CocoDetection
+    from vireo.data.decode import decode_image as decode_image
+    from vireo.data.decode import decode_jpeg_batch as decode_jpeg_batch
+    from vireo.data.generated import GeneratedShapes as GeneratedShapes
+    from vireo.data.loader import DeviceResidentLoader as DeviceResidentLoader
+    from vireo.data.loader import Loader as Loader
+    from vireo.data.random import counter_key as counter_key
+    from vireo.data.random import counter_uniform as counter_uniform
+    from vireo.data.random import seeded as seeded
+    from vireo.data.records import DetectionDataset as DetectionDataset
+    from vireo.data.records import DetectionRecord as DetectionRecord
+    from vireo.data.sampler import EpochSampler as EpochSampler
+    from vireo.data.sampler import aspect_ratio_groups as aspect_ratio_groups
+    from vireo.data.transforms import Compose as Compose
+    from vireo.data.transforms import NormalizePad as NormalizePad
+    from vireo.data.transforms import PhotometricDistort as PhotometricDistort
+    from vireo.data.transforms import RandomHorizontalFlip as RandomHorizontalFlip
+    from vireo.data.transforms import Resize as Resize
+    from vireo.data.transforms import ResizeShortSide as ResizeShortSide
+    from vireo.data.transforms import TorchvisionTransform as TorchvisionTransform
+    from vireo.data.transforms import detection_transforms as detection_transforms
+    from vireo.data.voc import VocDetection as VocDetection
+
+_MODULES = {
+    "coco": ("CocoDetection",),
+    "decode": ("decode_image", "decode_jpeg_batch"),
+    "generated": ("GeneratedShapes",),
+    "loader": ("DeviceResidentLoader", "Loader"),
+    "random": ("counter_key", "counter_uniform", "seeded"),
+    "records": ("DetectionDataset", "DetectionRecord"),
+    "sampler": ("EpochSampler", "aspect_ratio_groups"),
+    "transforms": (
+        "Compose",
+        "NormalizePad",
+        "PhotometricDistort",
+        "RandomHorizontalFlip",
+        "Resize",
+        "ResizeShortSide",
+        "TorchvisionTransform",
+        "detection_transforms",
+    ),
+    "voc": ("VocDetection",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
