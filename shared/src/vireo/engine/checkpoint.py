@@ -30,6 +30,21 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, lambda file: torch.save(dict(state), file))
 
 
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state dict as safetensors, atomically; tied weights are written once per key."""
+    from safetensors.torch import save as serialize
+
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, value in state.items():
+        value = value.detach().cpu().contiguous()
+        address = value.untyped_storage().data_ptr()
+        tensors[key] = value.clone() if address in storages else value  # safetensors refuses shared memory
+        storages.add(address)
+    data = serialize(tensors, metadata={"format": "pt"})
+    write_atomically(path, lambda file: file.write(data))
+
+
 def intact(path: Path) -> bool:
     """Whether ``path`` is a complete zip file whose entries all match their checksums."""
     try:

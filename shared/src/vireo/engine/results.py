@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from vireo.engine.checkpoint import save_weights
 from vireo.engine.folder import write_atomically
 from vireo.engine.logs import flatten, plain, write_json
 
@@ -62,16 +63,6 @@ def versions() -> dict[str, str]:
 
 def write_weights(folder: Path, module: nn.Module, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write ``model.safetensors`` and ``config.json`` (the network's own arguments where it is a hub model)."""
-    from safetensors.torch import save
-
-    tensors: dict[str, Tensor] = {}
-    seen: set[tuple[int, int, tuple[int, ...]]] = set()
-    for key, value in state.items():
-        address = (value.data_ptr(), value.numel(), value.stride())
-        # safetensors refuses tied weights: write a copy
-        tensors[key] = value.detach().cpu().contiguous() if address not in seen else value.detach().cpu().clone()
-        seen.add(address)
-    data = save(tensors, metadata={"format": "pt"})
-    write_atomically(folder / "model.safetensors", lambda file: file.write(data))
+    save_weights(state, folder / "model.safetensors")
     arguments = getattr(module, "_hub_mixin_config", None)
     write_json(folder / "config.json", arguments if isinstance(arguments, Mapping) else config)

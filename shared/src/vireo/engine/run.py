@@ -24,6 +24,7 @@ from vireo.engine.ema import ema_of
 from vireo.engine.folder import require_writable
 from vireo.engine.guard import NonFinite
 from vireo.engine.logs import Console, JsonLines, WandbLog, flatten, memory_mb, plain, write_json
+from vireo.engine.rendezvous import join_torchrun
 from vireo.engine.rng import preserved_rng, rng_state, seed_all, set_rng_state
 from vireo.engine.schedule import Schedule, constant
 from vireo.engine.signals import StopRequest
@@ -180,6 +181,7 @@ class Run:
         Raises:
             InputError: the folder cannot be written.
         """
+        join_torchrun("nccl" if self.device.type == "cuda" else "gloo")
         self.fabric.launch()
         self.console = Console(self.is_main)
         finished = False
