@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,7 +204,7 @@ VOC_XML = """<annotation><filename>{name}.jpg</filename>
 <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>101</xmax><ymax>81</ymax></bndbox></object></annotation>"""
 
 
-def test_voc(tmp_path: Path) -> None:
+def test_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2 = pytest.importorskip("cv2")
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
@@ -222,6 +223,15 @@ def test_voc(tmp_path: Path) -> None:
         x, y, w, h = annotation["bbox"]
         np.testing.assert_allclose([x, y, x + w, y + h], box, atol=1e-4)
     assert [a["bbox"] for a in noisy["annotations"] if a["iscrowd"]] == [[0, 0, 100, 80]] * 2
+
+    (tmp_path / "Annotations" / "a.xml").write_text("<annotation>")
+    command = ["--voc", str(tmp_path), "--out", str(tmp_path / "noisy.json"), "--level", "0.4"]
+    assert main(command) == 2
+    assert "a.xml" in capsys.readouterr().err
+    assert main([*command, "--on-error", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^skipped +1$", out, re.MULTILINE)
+    assert "a.xml" in out
 
 
 def edited(change: Callable[[dict[str, Any]], Any]) -> str:

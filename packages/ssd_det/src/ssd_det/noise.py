@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -55,14 +55,18 @@ class NoiseReport(NoiseStatistics):
 
     path: str
     sha256: str
+    skipped: tuple[str, ...] = ()
+    """One line for every record that the reader left out (``on_error="skip"``)."""
 
     def table(self) -> str:
-        """Two aligned columns, one line per entry."""
-        rows = {
-            name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in asdict(self).items()
-        }
+        """Two aligned columns, one line per entry, then the skipped records."""
+        rows = asdict(self) | {"skipped": len(self.skipped)}
         width = max(map(len, rows))
-        return "\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in rows.items())
+        lines = [
+            f"{name.replace('_', ' '):<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}"
+            for name, value in rows.items()
+        ]
+        return "\n".join([*lines, *(f"  {line}" for line in self.skipped)])
 
 
 def perturb_boxes(
@@ -95,11 +99,11 @@ def _perturb(
     """:func:`perturb_boxes` and the (N,) mask of boxes kept clean."""
     if not 0 <= level < 1:
         raise InputError(
-            f"noise level {level} lies outside [0, 1)", "level", "give a share of the box size, such as 0.4"
+            f"noise level {level} lies outside [0, 1)", "level", "Give a share of the box size, such as 0.4"
         )
     clean = np.asarray(boxes, dtype=np.float32)
     if clean.ndim != 2 or clean.shape[1] != 4:
-        raise InputError(f"boxes of shape {clean.shape}", "perturb_boxes", "give an array (N, 4) of x1, y1, x2, y2")
+        raise InputError(f"boxes of shape {clean.shape}", "perturb_boxes", "Give an array (N, 4) of x1, y1, x2, y2")
     corners = clean.astype(np.float64)
     u = rng.uniform(-level, level, corners.shape)
     size = corners[:, 2:] - corners[:, :2]
@@ -147,7 +151,7 @@ def make_noisy_coco(
     """
     source, target = Path(json_in), Path(json_out)
     if source.resolve() == target.resolve():
-        raise InputError("output and input are the same file", str(target), "choose another output name")
+        raise InputError("output and input are the same file", str(target), "Choose another output name")
     return _write(*_add_noise(_read_json(source), level, seed, str(source)), target)
 
 
@@ -175,13 +179,14 @@ def make_noisy_voc(
     """
     from vireo.data import VocDetection  # imports torch, which noise itself does not need
 
-    coco = VocDetection(root, split, on_error=on_error).coco()
-    return _write(*_add_noise(coco, level, seed, f"{root} ({split})"), Path(json_out))
+    dataset = VocDetection(Path(root), split, on_error=on_error)
+    report = _write(*_add_noise(dataset.coco(), level, seed, f"{root} ({split})"), Path(json_out))
+    return replace(report, skipped=tuple(dataset.skipped))
 
 
 def _add_noise(coco: Mapping[str, Any], level: float, seed: int, where: str) -> tuple[dict[str, Any], NoiseStatistics]:
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed {seed} lies outside [0, 2**32)", "seed", "give a small non-negative integer")
+        raise InputError(f"seed {seed} lies outside [0, 2**32)", "seed", "Give a small non-negative integer")
     sizes = _image_sizes(coco, where)
     by_image = defaultdict(list)
     kept: dict[int, np.ndarray] = {}  # position in the file -> float32 xyxy
@@ -195,7 +200,7 @@ def _add_noise(coco: Mapping[str, Any], level: float, seed: int, where: str) -> 
     order = [position for image_id in sizes for position in by_image[image_id]]
     if not order:
         raise InputError(
-            "there is no box to perturb", where, "check that the file is the one with training annotations"
+            "there is no box to perturb", where, "Check that the file is the one with training annotations"
         )
     clean = np.stack([kept[position] for position in order])
     hw = np.array([sizes[annotations[position]["image_id"]] for position in order])
@@ -231,18 +236,18 @@ def _image_sizes(coco: Mapping[str, Any], where: str) -> dict[Any, tuple[float, 
     """Image id -> (H, W), in file order."""
     for key in ("images", "annotations", "categories"):
         if not isinstance(coco, Mapping) or not isinstance(coco.get(key), list):
-            raise InputError(f"no list {key!r}", where, "give an annotation file in COCO's object-detection format")
+            raise InputError(f"no list {key!r}", where, "Give an annotation file in COCO's object-detection format")
     sizes: dict[Any, tuple[float, float]] = {}
     for position, image in enumerate(coco["images"]):
         record = f"{where}: image {position}"
         try:
             image_id, height, width = image["id"], float(image["height"]), float(image["width"])
         except (KeyError, TypeError, ValueError):
-            raise InputError("id, height or width is missing", record, "add them to the record") from None
+            raise InputError("id, height or width is missing", record, "Add them to the record") from None
         if not (0 < height < np.inf and 0 < width < np.inf):
-            raise InputError(f"size {width} x {height} is not positive", record, "correct the record") from None
+            raise InputError(f"size {width} x {height} is not positive", record, "Correct the record") from None
         if image_id in sizes:
-            raise InputError(f"image id {image_id} occurs twice", record, "give every image an id of its own")
+            raise InputError(f"image id {image_id} occurs twice", record, "Give every image an id of its own")
         sizes[image_id] = (height, width)
     return sizes
 
@@ -258,17 +263,17 @@ def _checked(
         known = image_id in sizes
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(
-            "image_id or a bbox of four numbers is missing", record, "correct or remove the record"
+            "image_id or a bbox of four numbers is missing", record, "Correct or remove the record"
         ) from None
     if not known:
-        raise InputError(f"no image has the id {image_id}", record, "add the image or remove the annotation")
+        raise InputError(f"no image has the id {image_id}", record, "Add the image or remove the annotation")
     if box.shape != (4,) or not np.isfinite(box).all():
         raise InputError(
-            f"bbox {annotation['bbox']} is not four finite numbers", record, "correct or remove the record"
+            f"bbox {annotation['bbox']} is not four finite numbers", record, "Correct or remove the record"
         )
     if "true_bbox" in annotation:
         raise InputError(
-            "the boxes are noisy already (true_bbox is present)", record, "start from the clean annotations"
+            "the boxes are noisy already (true_bbox is present)", record, "Start from the clean annotations"
         )
     return image_id, box
 
@@ -296,9 +301,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes(), parse_constant=refuse)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", str(path), "check the path") from None
+        raise InputError(f"cannot be read ({error.strerror})", str(path), "Check the path") from None
     except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
-        raise InputError(f"not valid JSON ({error})", str(path), "it may be cut short: fetch it again") from None
+        raise InputError(f"not valid JSON ({error})", str(path), "It may be cut short: fetch it again") from None
 
 
 def _write(coco: dict[str, Any], statistics: NoiseStatistics, path: Path) -> NoiseReport:
@@ -318,7 +323,7 @@ def _write(coco: dict[str, Any], statistics: NoiseStatistics, path: Path) -> Noi
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        remedy = "choose a folder that is writable and has free space"
+        remedy = "Choose a folder that is writable and has free space"
         raise InputError(f"cannot be written ({error.strerror})", str(path), remedy) from None
     return NoiseReport(**asdict(statistics), path=str(path), sha256=hashlib.sha256(data).hexdigest())
 
