@@ -29,7 +29,7 @@ def values(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     matrices and kernels                        normal, variance 1 / fan-in (all dimensions but the first)
     ==========================================  ====================================================
     """
-    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)  # noqa: NPY002 (the stored numbers' stream)
+    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)  # the stored numbers' stream
     kind = name.rpartition(".")[2]
     if kind == "running_var":
         drawn = rng.uniform(0.5, 1.5, shape)
