@@ -176,6 +176,13 @@ def test_half_overlap_counts_up_to_its_threshold() -> None:
     assert (metrics["AP50"], metrics["AP75"]) == (pytest.approx(1), 0)
 
 
+def test_tensors_of_mixed_precision() -> None:
+    prediction = {key: torch.tensor(value) for key, value in detection().items()}
+    prediction["scores"] = prediction["scores"].bfloat16().requires_grad_()
+    prediction["boxes"] = prediction["boxes"].half()
+    assert evaluate_coco(one_image(), [prediction])["AP"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("predictions", [[], [{"image_id": 6, "boxes": [], "scores": [], "labels": []}]])
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_no_predictions_at_all(predictions: list[dict], iou_type: Any) -> None:

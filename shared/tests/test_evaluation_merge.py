@@ -23,6 +23,7 @@ def prediction(image_id: int, source: int) -> dict[str, Any]:
         "boxes": wide[:n],  # a view: only its own part should travel
         "scores": torch.linspace(0, 1, n),
         "labels": torch.arange(n),
+        "quality": torch.full((n,), 0.5, dtype=torch.bfloat16),
         "masks": [{"size": [2, 2], "counts": b"04"}] * n,
     }
 
@@ -50,6 +51,7 @@ def test_two_processes(tmp_path: Path) -> None:
             for key in ("boxes", "scores", "labels"):
                 assert torch.equal(p[key], expected[key])
                 assert p[key].dtype == expected[key].dtype
+            assert torch.equal(p["quality"], expected["quality"].float())
             assert p["masks"] == expected["masks"]
     assert (tmp_path / "merged0.pt").stat().st_size < 30_000
 

@@ -43,8 +43,8 @@ def flatten_predictions(
             of range, a score or coordinate that is not finite.
     """
     ids = [int(p["image_id"]) for p in predictions]
-    boxes = [np.asarray(p["boxes"], dtype=np.float64).reshape(-1, 4) for p in predictions]
-    scores = [np.asarray(p["scores"], dtype=np.float64).reshape(-1) for p in predictions]
+    boxes = [_doubles(p["boxes"]).reshape(-1, 4) for p in predictions]
+    scores = [_doubles(p["scores"]).reshape(-1) for p in predictions]
     labels = [np.asarray(p["labels"], dtype=np.int64).reshape(-1) for p in predictions]
     _check_images(ids, image_ids)
     for image_id, b, s, c in zip(ids, boxes, scores, labels):
@@ -62,6 +62,11 @@ def flatten_predictions(
     )
     _check_values(flat, num_classes)
     return flat
+
+
+def _doubles(value: Any) -> np.ndarray:
+    # numpy has no bfloat16 and refuses tensors with gradient; torch converts both.
+    return np.asarray(value.detach().double().cpu() if hasattr(value, "detach") else value, dtype=np.float64)
 
 
 def _check_images(ids: Sequence[int], known: Sequence[int]) -> None:

@@ -21,7 +21,8 @@ def gather_predictions(predictions: Sequence[Prediction]) -> list[dict[str, Any]
         predictions: this process's predictions, see :mod:`vireo.evaluation`; the numbers of entries may differ.
 
     Returns:
-        Predictions whose arrays are torch CPU tensors (other values, such as run-length encodings, as they were).
+        Predictions whose arrays are torch CPU tensors (bfloat16 becomes float32); other values, such as run-length
+        encodings, as they were.
     """
     import torch.distributed as dist
 
@@ -39,7 +40,10 @@ def _pack(value: Any) -> Any:
     """Tensors as compact arrays: a tensor that is a view would take its whole storage on the journey."""
     import torch
 
-    return np.array(value.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return np.array(value.float() if value.dtype == torch.bfloat16 else value)
 
 
 def _unpack(value: Any) -> Any:
