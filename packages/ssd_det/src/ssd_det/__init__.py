@@ -1,3 +1,36 @@
-"""SSD-Det: spatial self-distillation for object detection with inaccurate bounding boxes (ICCV 2023)."""
+"""SSD-Det: spatial self-distillation for object detection with inaccurate bounding boxes (ICCV 2023).
+
+The public surface is imported on first use, so that ``import ssd_det`` and every ``--help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "perturb_boxes": "noise",
+    "make_noisy_coco": "noise",
+    "neighborhood_proposals": "bags",
+    "random_negatives": "bags",
+    "select_and_merge": "bags",
+    "mil_bag_loss": "losses",
+    "BoxRefiner": "refiner",
+    "SSDDet": "model",
+    "refine_annotations": "refine",
+    "from_official": "official",
+    "to_official": "official",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ssd_det' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
