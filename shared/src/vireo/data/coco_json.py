@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         what = f"file is no complete JSON, cut off or damaged ({error})"
         raise InputError(what, file, "Copy or download the file again") from error
     if not isinstance(content, dict):
-        what = f"top level is a JSON {_json_type(content)}, not an object with images, annotations and categories"
+        what = f"top level is of type {_json_type(content)}, not object with images, annotations and categories"
         raise InputError(what, file, "Use a COCO detection file (a list is a result file, not annotations)")
     return content
 
@@ -41,7 +41,9 @@ def _section(content: dict[str, Any], key: str, file: str, optional: bool = Fals
     if optional and key not in content:
         return []
     if not isinstance(content.get(key), list):
-        what = f"has no list {key!r}" if key not in content else f"{key!r} is a {_json_type(content[key])}, not a list"
+        what = (
+            f"has no list {key!r}" if key not in content else f"{key!r} is of type {_json_type(content[key])}, not list"
+        )
         raise InputError(what, file, "Use a COCO detection file with images, annotations and categories")
     return content[key]
 
@@ -49,7 +51,7 @@ def _section(content: dict[str, Any], key: str, file: str, optional: bool = Fals
 def _lacks(entry: object, types: dict[str, type]) -> str | None:
     """Which required key of a json object is missing or of the wrong type, in words; None where all are right."""
     if not isinstance(entry, dict):
-        return f"is a {_json_type(entry)}, not an object"
+        return f"entry is of type {_json_type(entry)}, not object"
     for key, kind in types.items():
         if key not in entry:
             return f"key {key!r} is missing"
@@ -86,6 +88,8 @@ def read_images(
     for position, image in enumerate(_section(content, "images", file)):
         what = _lacks(image, {"id": int, "file_name": str, "width": int, "height": int})
         if what is not None:
+            if isinstance(image, dict) and type(image.get("id")) is int:
+                known.add(image["id"])  # so that its annotations are not faults of their own
             faults.report(what, f"{file}: images[{position}]")
             continue
         where = f"{file}: image {image['id']} ({image['file_name']!r})"

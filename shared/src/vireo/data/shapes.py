@@ -43,7 +43,7 @@ class Shape:
         return self.centre + np.stack([np.cos(turn), np.sin(turn)], axis=1) @ self.outline
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Signed distance in pixels to the outline, negative inside, at columns ``x (w,)``, rows ``y (h,)``; ``(h, w)``.
+        """Signed distance to the outline in pixels, negative inside; columns ``x (w,)``, rows ``y (h,)``: ``(h, w)``.
 
         Exact near the sides of a polygon, to first order near an ellipse's outline: enough for smooth edges.
         """
