@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -108,6 +109,28 @@ def test_continuous_integration_runs_what_the_readme_says() -> None:
         assert command in script
         assert command in readme
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_selects_what_paper_names() -> None:
+    def dry_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "PAPER")}
+        command = ["make", "--no-print-directory", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=clean, timeout=30)
+
+    tests = [f"packages/{paper}/tests" for paper in PAPERS]
+    for arguments, expected in [
+        ((), ["shared/tests", *tests]),
+        (("PAPER=shared",), ["shared/tests"]),
+        ((f"PAPER={PAPERS[0]}",), tests[:1]),
+    ]:
+        *_, pytest_line = dry_run("-n", "test", *arguments).stdout.splitlines()
+        assert re.findall(r"\S+/tests", pytest_line) == expected
+    refused = dry_run("-n", "test", "PAPER=nothing")
+    assert refused.returncode == 2
+    assert f"Choose from: {PAPERS[0]}" in refused.stderr
+    listed = re.findall(r"^  ([a-z]+) ", dry_run("help").stdout, re.MULTILINE)
+    assert {"setup", "demo", "test", "lint", "bench", "reproduce", "docs"} <= set(listed)
 
 
 def test_readme_lists_every_package() -> None:
