@@ -1,17 +1,18 @@
 """A tiny training run for the engine's tests: ``train_tiny.py OUTPUT_DIR [name=value ...]``.
 
-``kill_at=N`` sends SIGKILL to the process that has just done step N (only in a first start, told by ``killed`` in the
-folder); ``signal_at=N`` sends ``signal=TERM`` to it. Everything else is an argument of ``Run`` or of the data.
+``kill_at=[N,...]`` sends SIGKILL to the process that has just done step N, once for each N; ``signal_at=N`` sends
+``signal_name`` to it. Other names are arguments of ``Run`` or of the data.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,39 +56,78 @@ class Network(nn.Module):
         return {"l2": (predicted - targets).square().mean(), "l1": 0.1 * (predicted - targets).abs().mean()}
 
 
-def main() -> None:
-    """Train as the arguments say."""
-    folder = sys.argv[1]
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """``name=value`` pairs; values are Python literals where they can be read as such."""
     options: dict[str, Any] = {}
-    for argument in sys.argv[2:]:
+    for argument in arguments:
         name, _, value = argument.partition("=")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[name] = value
-    kill_at, signal_at = options.pop("kill_at", None), options.pop("signal_at", None)
-    number = getattr(signal, "SIG" + options.pop("signal", "TERM"))
-    batches, noise = options.pop("batches", 6), options.pop("noise", 0.0)
-    run = Run(folder, accelerator="cpu", log_every=1, **options)
+    return options
+
+
+def train(
+    folder: str,
+    *,
+    kill_at: Sequence[int] = (),
+    signal_at: int | None = None,
+    signal_name: str = "SIGTERM",
+    batches: int = 6,
+    batch_size: int = 8,
+    noise: float = 0.0,
+    **settings: Any,
+) -> Network:
+    """Train, and kill or signal the last process on the way."""
+    run = Run(folder, accelerator="cpu", **{"log_every": 1, **settings})
     run.launch()
     network = Network(noise)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    loader = Loader(batches, rank=run.rank, world_size=run.world_size)
+    loader = Loader(batches, batch_size, rank=run.rank, world_size=run.world_size)
     schedule = with_warmup(multistep([2], run.steps_per_epoch(loader)), 4)
     model, _ = run.setup(network, optimizer, schedule)
-    marker = Path(folder) / "killed"
+    last = run.rank == run.world_size - 1
     for epoch in run.epochs():
         for images, targets in run.batches(loader):
-            last = run.rank == run.world_size - 1
-            if signal_at == run.step_count and last:
-                os.kill(os.getpid(), number)
+            if last and run.step_count == signal_at:
+                os.kill(os.getpid(), getattr(signal, signal_name))
             run.step(model(images, targets))
-            if kill_at == run.step_count and last and not marker.exists():
-                marker.touch()
+            killed = Path(folder) / f"killed_{run.step_count}"
+            if last and run.step_count in kill_at and not killed.exists():
+                killed.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         torch.rand(3)  # an evaluation that draws
         run.record({"AP50": float(epoch)} if run.is_main else None)
     run.finish()
+    return network
+
+
+def main() -> None:
+    """Train once as the command line says; or, with ``--series``, once for each JSON list on stdin, each in a fork.
+
+    A fork is a process of its own that need not import torch again. The exit statuses are printed as JSON (negative:
+    the signal that ended it).
+    """
+    if sys.argv[1] != "--series":
+        train(sys.argv[1], **parse(sys.argv[2:]))
+        return
+    statuses = []
+    for arguments in json.load(sys.stdin):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                train(arguments[0], **parse(arguments[1:]))
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0) if not isinstance(end.code, str) else 1
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(status)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(json.dumps(statuses))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from vireo.engine.folder import write_atomically
 from vireo.errors import InputError
 
 log = logging.getLogger(__name__)
+_WANTED = re.compile(r"(?:GLOBAL|Unsupported class) (\S+)")  # what a refused pickle asked for, in torch's message
 _LISTED = 8  # keys of a report written out before "and n more"
 
 
@@ -104,10 +106,11 @@ def read(path: str | os.PathLike[str]) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            wanted = _refused_global(str(error))
+        wanted = _WANTED.search(str(error))
+        if wanted or _is_bare_pickle(path):
+            name = f" ({wanted[1].rstrip('.')})" if wanted else ""
             raise InputError(
-                f"refused: the file holds more than tensors{wanted} and could execute code when read",
+                f"refused: the file holds more than tensors{name} and could execute code when read",
                 str(path),
                 "convert it to .safetensors where you trust its origin",
             ) from error
@@ -123,12 +126,9 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     )
 
 
-def _refused_global(message: str) -> str:
-    """`` (posix.system)`` from torch's refusal, or nothing if its wording is another."""
-    for marker in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        if marker in message:
-            return f" ({message.split(marker, 1)[1].split()[0]})"
-    return ""
+def _is_bare_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"
 
 
 class LoadReport(NamedTuple):

@@ -63,17 +63,15 @@ class Pretrained(PyTorchModelHubMixin):
             raise InputError("cannot be downloaded and is not in the local cache", where, remedy) from error
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]
-        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any
-    ) -> Self:
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any) -> Self:
         download = {key: options.pop(key) for key in _DOWNLOAD if key in options}
-        model = cls(**options)
+        model: Any = cls(**options)
         if Path(model_id).is_dir():
             file = str(Path(model_id) / SAFETENSORS_SINGLE_FILE)
         else:
             file = hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **download)
         load_weights(model, file, strict)
-        return model.to(map_location).eval()  # type: ignore[attr-defined]
+        return model.to(map_location).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_weights(self.state_dict(), save_directory / SAFETENSORS_SINGLE_FILE)  # type: ignore[attr-defined]

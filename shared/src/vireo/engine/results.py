@@ -34,13 +34,13 @@ def changed_keys(folder: Path, config: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
-def finished_epochs(folder: Path) -> int:
-    """Epochs of the finished run in ``folder``, 0 if there is none."""
+def finished_epochs(folder: Path) -> int | None:
+    """Epochs of the finished run in ``folder``, None if there is none."""
     try:
         content = json.loads((folder / "metrics.json").read_text())
     except (OSError, json.JSONDecodeError):
-        return 0
-    return int(content.get("epochs", 0)) if content.get("finished") else 0
+        return None
+    return int(content["epochs"]) if content.get("finished") else None
 
 
 def remove_run(folder: Path) -> None:

@@ -189,7 +189,8 @@ class Run:
             require_writable(self.output_dir / "checkpoints")
             if self.resume == "never":
                 results.remove_run(self.output_dir)
-            finished = results.finished_epochs(self.output_dir) >= self.total_epochs
+            done = results.finished_epochs(self.output_dir)
+            finished = done is not None and done >= self.total_epochs
         if self.fabric.broadcast(finished):
             self._say(f"{self.output_dir}: this run is finished; set resume=never, or more epochs, to train again")
             self._leave()
