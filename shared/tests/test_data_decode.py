@@ -114,6 +114,21 @@ def test_file_cut_off_is_an_error(tmp_path: Path, backend: str, suffix: str) -> 
         decode_image(path)
 
 
+def test_damaged_png_is_an_error_not_a_crash(tmp_path: Path, backend: str) -> None:
+    data = png_16_bit(np.zeros((6, 5, 3), np.uint16))
+    start = data.index(b"IDAT")
+    (length,) = struct.unpack(">I", data[start - 4 : start])
+    body = bytearray(data[start : start + 4 + length])
+    body[-1] ^= 0xFF  # the checksum inside the compressed pixels
+    resealed = data[:start] + bytes(body) + struct.pack(">I", zlib.crc32(body)) + data[start + 8 + length :]
+    damaged = bytearray(data)
+    damaged[start + 6] ^= 0xFF
+    for content in (bytes(damaged), resealed):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.png: (PNG is cut off or damaged|image cannot be decoded)"):
+            decode_image(tmp_path / "a.png")
+
+
 def test_file_that_is_no_image_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "page.jpg"
     for content, message in [(b"<html></html>", "not a JPEG, PNG"), (b"", "empty"), (b"\xff\xd8\xff", "cut off")]:

@@ -1,4 +1,6 @@
-"""Image files to uint8 RGB tensors: torchvision's decoders on the CPU, nvJPEG on CUDA, OpenCV where neither fits.
+"""Image files to uint8 RGB tensors: torchvision's decoders for JPEG and WebP, nvJPEG on CUDA, OpenCV for the rest.
+
+PNG goes to OpenCV because torchvision 0.29 ends the whole process on some damaged files.
 
 Whatever the file holds (gray, CMYK, palette, 16 bits, alpha), the result is ``uint8 (3, H, W)`` RGB, upright by its
 EXIF orientation. Alpha is dropped, not blended. 16-bit samples keep their upper byte.
@@ -6,6 +8,8 @@ EXIF orientation. Alpha is dropped, not blended. 16-bit samples keep their upper
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,12 +53,12 @@ def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
 def decode_bytes(data: bytes, where: str = "image", *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """:func:`decode_image` for an encoded image in memory; ``where`` names it in errors."""
     header = parse_header(data, where, max_pixels=max_pixels)
-    if header.format != "bmp" and has_torchvision_decoder():
+    if header.format in ("jpeg", "webp") and has_torchvision_decoder():
         image = _decode_torchvision(data, where)
     elif _is_whole(header, data):
         image = _decode_opencv(data, where)
     else:
-        raise damaged(where, "JPEG is cut off (no end marker)")
+        raise damaged(where, f"{header.format.upper()} is cut off or damaged")
     if tuple(image.shape[1:]) != (header.height, header.width):
         raise damaged(where, f"image decodes to {tuple(image.shape)}, its header says {header.width}x{header.height}")
     return _upright(image, header.orientation)
@@ -121,12 +125,9 @@ def _decode_nvjpeg(encoded: list[bytes], device: torch.device) -> list[Tensor]:
 
 def _decode_torchvision(data: bytes, where: str) -> Tensor:
     try:
-        image = tvio.decode_image(_as_tensor(data), mode=tvio.ImageReadMode.RGB)
+        return tvio.decode_image(_as_tensor(data), mode=tvio.ImageReadMode.RGB)
     except RuntimeError as error:
         raise damaged(where, f"image cannot be decoded ({_reason(error)})") from error
-    if image.dtype == torch.uint16:
-        image = torch.from_numpy((image.numpy() >> 8).astype(np.uint8))
-    return image
 
 
 def _decode_opencv(data: bytes, where: str) -> Tensor:
@@ -145,8 +146,23 @@ def _as_tensor(data: bytes) -> Tensor:
 
 
 def _is_whole(header: ImageHeader, data: bytes) -> bool:
-    """False for a JPEG without end marker, whose missing part OpenCV and nvJPEG fill with gray without an error."""
-    return header.format != "jpeg" or data.find(b"\xff\xd9", header.frame) >= 0
+    """False for a JPEG without end marker and a PNG with a wrong checksum: decoders fill the missing part, silently."""
+    if header.format == "jpeg":
+        return data.find(b"\xff\xd9", header.frame) >= 0
+    return header.format != "png" or _png_is_whole(data)
+
+
+def _png_is_whole(data: bytes) -> bool:
+    offset, view = 8, memoryview(data)
+    while offset + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 8 + length
+        if end + 4 > len(data) or zlib.crc32(view[offset + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return False
+        if kind == b"IEND":
+            return True
+        offset = end + 4
+    return False
 
 
 def _reason(error: Exception) -> str:
