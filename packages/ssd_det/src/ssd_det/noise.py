@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from vireo.engine.folder import require_writable, write_atomically
 from vireo.errors import InputError
 
 OFFICIAL_SEED = 45
@@ -307,24 +307,11 @@ def _read_json(path: Path) -> Any:
 
 
 def _write(coco: dict[str, Any], statistics: NoiseStatistics, path: Path) -> NoiseReport:
-    """Write beside ``path`` and rename, so that a reader never sees half a file."""
     data = json.dumps(coco, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.chmod(0o644)  # temporary files start private
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        remedy = "Choose a folder that is writable and has free space"
-        raise InputError(f"cannot be written ({error.strerror})", str(path), remedy) from None
+        write_atomically(require_writable(path.parent) / path.name, lambda file: file.write(data))
+    except InputError as error:
+        raise InputError(error.what, str(path), "Choose a folder that is writable and has free space") from error
     return NoiseReport(**asdict(statistics), path=str(path), sha256=hashlib.sha256(data).hexdigest())
 
 
