@@ -1,6 +1,7 @@
 """The run in one process: gradient step, logs, results, and what it says when something is wrong."""
 
 import importlib.util
+import io
 import json
 import logging
 import sys
@@ -126,6 +127,31 @@ def test_torn_checkpoint_falls_back_and_ends_alike(tmp_path: Path, caplog: pytes
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     steps = [line["step"] for line in entries(tmp_path / "b", "train")]
     assert steps == list(range(1, 19))  # the log does not repeat what was done again
+
+
+def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step_00000004.pt.tmp").write_bytes(b"PK")
+    tiny.train(str(tmp_path), epochs=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000006.pt"]
+
+
+def test_progress_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(sys, "stderr", screen)
+    tiny.train(str(tmp_path), epochs=2)
+    shown = screen.getvalue()
+    assert "epoch 2/2" in shown
+    assert "6/6" in shown
+    assert "img/s" in shown
+    assert "epoch 2/2 evaluated: AP50 1" in shown
+    assert "epoch 2/2 step 12 loss" not in shown  # the lines are for files
 
 
 def test_all_checkpoints_torn(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while writing left beside the files of ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _os_error(error: BaseException | None) -> OSError | None:
     """The OSError behind ``error``: torch's writer turns a refused write into a RuntimeError."""
     while error is not None and not isinstance(error, OSError):

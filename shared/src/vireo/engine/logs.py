@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(entry) for entry in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
