@@ -110,6 +110,18 @@ def test_resume_never_starts_anew(tmp_path: Path) -> None:
     assert [line["step"] for line in entries(tmp_path, "train")] == list(range(1, 7))
 
 
+def test_state_of_sharded_weights_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that gather FSDP's shards, on one process, where they must agree with the plain ones."""
+    tiny.train(str(tmp_path / "plain"), epochs=2, noise=0.1)
+    monkeypatch.setattr("vireo.engine.devices.is_sharded", lambda fabric: True)
+    monkeypatch.setattr("vireo.engine.resumable.is_sharded", lambda fabric: True)
+    tiny.train(str(tmp_path / "sharded"), epochs=1, noise=0.1)
+    tiny.train(str(tmp_path / "sharded"), epochs=2, noise=0.1)
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "sharded"))
+    with pytest.raises(InputError, match="no moving average of sharded weights"):
+        tiny.train(str(tmp_path / "average"), epochs=1, ema_decay=0.9)
+
+
 def damage(path: Path) -> None:
     """Cut the last third off."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -333,6 +345,10 @@ def test_wrong_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         Run(tmp_path, accelerator="cpu", strategy="dpp")
     with pytest.raises(InputError, match="unknown policy"):
         Run(tmp_path, accelerator="cpu", nonfinite="ignore")  # type: ignore[arg-type]
+    wrong: list[dict[str, Any]] = [{"precision": "33"}, {"strategy": "fsdp"}, {"accelerator": "abacus"}]
+    for settings in wrong:
+        with pytest.raises(InputError, match="cannot run"):
+            Run(tmp_path, **{"accelerator": "cpu", **settings})
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         Run(tmp_path / "file" / "run", accelerator="cpu").launch()

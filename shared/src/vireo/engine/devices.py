@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -41,7 +42,7 @@ def build_fabric(
     """Fabric for ``auto``, ``ddp`` or ``fsdp``. ``devices="auto"`` follows torchrun or SLURM, else is one device.
 
     Raises:
-        InputError: ``devices`` disagrees with the launcher, or the strategy is unknown.
+        InputError: ``devices`` disagrees with the launcher, or the machine has no such devices, strategy or precision.
     """
     launched = launched_processes()
     if launched is None:
@@ -63,7 +64,14 @@ def build_fabric(
         chosen = "auto"
     else:
         raise InputError(f"unknown strategy '{strategy}'", "run.strategy", "use auto, ddp or fsdp")
-    return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=chosen, precision=precision)  # type: ignore[arg-type]
+    try:
+        return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=chosen, precision=precision)  # type: ignore[arg-type]
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        where = f"accelerator={accelerator} devices={count} strategy={strategy} precision={precision}"
+        raise InputError(
+            f"this machine or this combination cannot run ({reason})", where, "change one of them"
+        ) from error
 
 
 def is_sharded(fabric: Fabric) -> bool:
@@ -79,8 +87,8 @@ def model_state(fabric: Fabric, wrapped: nn.Module, module: nn.Module) -> dict[s
 def optimizer_state(fabric: Fabric, wrapped: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """The full state dict of the optimizer."""
     if is_sharded(fabric):
-        return get_optimizer_state_dict(_inner(wrapped), optimizer, options=_FULL)
-    return optimizer.state_dict()
+        return get_optimizer_state_dict(_inner(wrapped), _plain(optimizer), options=_FULL)
+    return _plain(optimizer).state_dict()
 
 
 def restore(
@@ -93,10 +101,15 @@ def restore(
     """
     if is_sharded(fabric):
         set_model_state_dict(_inner(wrapped), state["model"], options=_FULL)
-        set_optimizer_state_dict(_inner(wrapped), optimizer, state["optimizer"], options=_FULL)
+        set_optimizer_state_dict(_inner(wrapped), _plain(optimizer), state["optimizer"], options=_FULL)
     else:
         fit_state_dict(module, state["model"], where)
-        optimizer.load_state_dict(state["optimizer"])
+        _plain(optimizer).load_state_dict(state["optimizer"])
+
+
+def _plain(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside Fabric's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _inner(wrapped: nn.Module) -> nn.Module:
