@@ -88,13 +88,14 @@ def seeded(key: int) -> Iterator[None]:
 
     CUDA generators are left alone, so this is safe in a forked worker.
     """
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_generator = np.random.get_bit_generator()  # type: ignore[attr-defined] # exchanged: far cheaper than its state
     torch.default_generator.manual_seed(key)
-    np.random.seed([key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF])  # noqa: NPY002 (the generator transforms draw from)
+    np.random.set_bit_generator(np.random.MT19937(key))  # type: ignore[attr-defined]
     random.seed(key)
     try:
         yield
     finally:
         torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
         random.setstate(python_state)

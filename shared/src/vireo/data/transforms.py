@@ -187,13 +187,12 @@ class NormalizePad:
         height, width = (
             -(-max(image.shape[axis] for image in images) // self.multiple) * self.multiple for axis in (-2, -1)
         )
-        if all(image.shape[-2:] == (height, width) for image in images):
-            return (torch.stack(list(images)) - mean).mul_(inverse_std), targets
-        batch = torch.zeros(len(images), len(mean), height, width, device=device)
+        full = all(image.shape[-2:] == (height, width) for image in images)
+        if full and device.type == "cuda":  # few large kernels; a CPU is faster on one image at a time, in its cache
+            return torch.stack(list(images)).float().sub_(mean).mul_(inverse_std), targets
+        batch = (torch.empty if full else torch.zeros)(len(images), len(mean), height, width, device=device)
         for padded, image in zip(batch, images):
-            content = padded[:, : image.shape[-2], : image.shape[-1]]
-            torch.sub(image, mean, out=content)
-            content.mul_(inverse_std)
+            padded[:, : image.shape[-2], : image.shape[-1]].copy_(image).sub_(mean).mul_(inverse_std)
         return batch, targets
 
 
