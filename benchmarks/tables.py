@@ -63,7 +63,7 @@ def ratio_rows(result: dict[str, Any]) -> list[list[str]]:
     for ratio in result["ratios"]:
         sign = {"min": "≥", "max": "≤"}[ratio["bound"]]
         value, target = f"{ratio['value']:.2f}", f"{sign} {ratio['target']:g}"
-        rows.append([ratio["name"], ratio["against"], value, target, result["commit"][:9], result["hardware"]])
+        rows.append([ratio["name"], ratio["against"], value, target, commit(result), result["hardware"]])
     return rows
 
 
@@ -77,7 +77,12 @@ def spread(values: Sequence[float]) -> str:
 def provenance(result: dict[str, Any]) -> str:
     """The line under a table that says how to get it again."""
     seeds = ", ".join(map(str, result["seeds"]))
-    return f"Commit {result['commit'][:9]}, {result['hardware']}, seeds {seeds}, `{result['command']}`."
+    return f"Commit {commit(result)}, {result['hardware']}, seeds {seeds}, `{result['command']}`."
+
+
+def commit(result: dict[str, Any]) -> str:
+    """Short name of the commit a result was measured at, with a plus if sources had been changed since."""
+    return result["commit"][:9] + ("+" if result["changed_since_commit"] else "")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -179,13 +179,14 @@ def test_tables_are_made_from_result_files(
     tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     origin = {"commit": "0123456789abcdef", "hardware": "2 cores", "command": "python claim.py", "seeds": [0, 1]}
+    clean, changed = ({**origin, "changed_since_commit": changed} for changed in (False, True))
     arms = [{"name": "plain", "metrics": {"AP50": [0.25, 0.35]}}, {"name": "ceiling", "metrics": {"IoU": [0.5]}}]
-    claim = {"title": "Shapes", "columns": {"AP50": "AP50, clean boxes", "IoU": "IoU"}, "arms": arms, **origin}
+    claim = {"title": "Shapes", "columns": {"AP50": "AP50, clean boxes", "IoU": "IoU"}, "arms": arms, **clean}
     ratio = {"name": "evaluation", "against": "pycocotools", "value": 6.789, "target": 5.0, "bound": "min"}
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
     (results / "ssd_det_shapes.json").write_text(json.dumps(claim))
-    (results / "speed_coco_eval.json").write_text(json.dumps({"ratios": [ratio], **origin}))
+    (results / "speed_coco_eval.json").write_text(json.dumps({"ratios": [ratio], **changed}))
     (tmp_path / "benchmarks" / "README.md").write_text("no table here\n")
     readme = tmp_path / "README.md"
     block = "<!-- table:{} -->\nold\n<!-- /table -->\n"
@@ -199,7 +200,7 @@ def test_tables_are_made_from_result_files(
     text = readme.read_text()
     assert "| plain | 0.300 ± 0.071 |  |\n| ceiling |  | 0.500 |\n" in text
     assert "Commit 012345678, 2 cores, seeds 0, 1, `python claim.py`." in text
-    assert "| evaluation | pycocotools | 6.79 | ≥ 5 | 012345678 | 2 cores |" in text
+    assert "| evaluation | pycocotools | 6.79 | ≥ 5 | 012345678+ | 2 cores |" in text
     assert [line for line in text.splitlines() if line in ("before", "between", "after")] == [
         "before",
         "between",
