@@ -5,13 +5,15 @@ Source: Wu et al., ICCV 2023 (arXiv 2307.12101), section 3.1. At test time the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vireo.backbones import FPN, pyramid_backbone
+from vireo.engine.hub import Pretrained
 
 from .boxes import elementwise_iou
 from .draws import Draws, draws_for
@@ -20,19 +22,17 @@ from .refiner import BoxRefiner, Refinement
 from .rpn import RegionProposalNetwork
 
 STRIDES = (4, 8, 16, 32, 64)
-IMAGE_MEAN = (123.675, 116.28, 103.53)  # RGB, 0 to 255
-IMAGE_STD = (58.395, 57.12, 57.375)
-
 Target = dict[str, Any]
 
 
-class SSDDet(nn.Module):
+class SSDDet(nn.Module, Pretrained):
     """A two-stage detector, trained on refined boxes if it has a refiner and on the given boxes if not.
 
     Args:
         backbone: timm name, or a module returning maps at strides 4, 8, 16 and 32 with ``feature_info.channels()``.
         num_classes: ``C``, without background.
-        refiner: None for the plain Faster R-CNN baseline; ``"default"`` builds a :class:`BoxRefiner` that fits.
+        refiner: a :class:`BoxRefiner`, options for one that fits this detector (``{}``: the paper's), or None for the
+            plain Faster R-CNN baseline.
         neck_norm: ``"gn"``: GroupNorm pyramid whose extra level is a convolution of C5 (SSD-Det);
             ``"none"``: plain pyramid with max-pooled extra level (the published baselines).
         fpn_channels: width of the pyramid and of the RPN.
@@ -48,7 +48,7 @@ class SSDDet(nn.Module):
         self,
         backbone: str | nn.Module = "resnet50",
         num_classes: int = 80,
-        refiner: BoxRefiner | Literal["default"] | None = "default",
+        refiner: BoxRefiner | Mapping[str, Any] | None = MappingProxyType({}),
         neck_norm: Literal["gn", "none"] = "gn",
         fpn_channels: int = 256,
         hidden: int = 1024,
@@ -84,8 +84,9 @@ class SSDDet(nn.Module):
         self.rcnn = RCNNHead(
             num_classes, fpn_channels, hidden, roi_size, STRIDES[:-1], loss_weight, **(rcnn_options or {})
         )
-        if refiner == "default":
-            refiner = BoxRefiner(num_classes, fpn_channels, hidden, roi_size, STRIDES[:-1])
+        if isinstance(refiner, Mapping):
+            shape = {"in_channels": fpn_channels, "hidden": hidden, "roi_size": roi_size, "strides": STRIDES[:-1]}
+            refiner = BoxRefiner(num_classes, **{**shape, **refiner})
         self.refiner = refiner
 
     def forward(self, images: Tensor, targets: list[Target] | None = None) -> Any:
@@ -95,8 +96,8 @@ class SSDDet(nn.Module):
             images: ``(B, 3, H, W)`` normalised RGB, zero-padded to a common size (a multiple of 32).
             targets: per image ``boxes`` ``(n, 4)`` in pixels of ``images`` and ``labels`` ``(n,)`` in ``[0, C)``
                 (training needs both), and optionally ``size`` ``(h, w)`` without padding (default: all of it),
-                ``orig_size`` ``(h, w)`` of the file, ``iscrowd`` ``(n,)`` (left out of training), ``true_boxes`` ``(n, 4)``
-                (monitoring only) and ``key`` (source of randomness, see :class:`~ssd_det.draws.KeyedDraws`).
+                ``orig_size`` ``(h, w)`` of the file, ``iscrowd`` ``(n,)`` (left out of training), ``true_boxes``
+                ``(n, 4)`` (monitoring only) and ``key`` (source of randomness, see :class:`~ssd_det.draws.KeyedDraws`).
 
         Returns:
             Training: weighted losses, ``loss_*``, to be summed, and detached ``stat_*`` values to be logged.
@@ -165,7 +166,7 @@ class SSDDet(nn.Module):
         Crowd boxes are refined like all others: filter them before or after.
         """
         if self.refiner is None:
-            raise ValueError("this detector has no refiner: build it with refiner='default'")
+            raise ValueError("this detector has no refiner: build it with refiner={}")
         device = images.device
         boxes = [t["boxes"].to(device) for t in targets]
         labels = [t["labels"].to(device) for t in targets]
@@ -204,10 +205,3 @@ def _monitor(found: Refinement, targets: list[Target]) -> dict[str, Tensor]:
         "stat_iou_stage1": elementwise_iou(found.stage1_boxes, true).mean(),
         "stat_iou_refined": elementwise_iou(found.boxes, true).mean(),
     }
-
-
-def normalizer(device: torch.device | str = "cpu") -> Callable[[Tensor], Tensor]:
-    """The published image normalisation: uint8 or 0..255 RGB ``(..., 3, H, W)`` to float32."""
-    mean = torch.tensor(IMAGE_MEAN, device=device)[:, None, None]
-    std = torch.tensor(IMAGE_STD, device=device)[:, None, None]
-    return lambda image: (image.to(torch.float32) - mean) / std

@@ -77,7 +77,7 @@ class BoxRefiner(nn.Module):
         instance_score_with_iou: keep the instance score in the last selection (the paper's text).
         max_boxes_per_image: refine at most so many boxes of an image, a random choice; the others stay as given.
         row_limit: RoI rows above which the perceptrons run in chunks that are recomputed in the backward pass.
-        mlp_dtype: run the perceptrons in this type (``torch.bfloat16``); box arithmetic and losses stay float32.
+        mlp_dtype: run the perceptrons in this type (``"bfloat16"``); box arithmetic and losses stay float32.
 
     Raises:
         ValueError: for an unknown ``object_relevance`` or number of stages.
@@ -107,7 +107,7 @@ class BoxRefiner(nn.Module):
         instance_score_with_iou: bool = False,
         max_boxes_per_image: int | None = None,
         row_limit: int = 16384,
-        mlp_dtype: torch.dtype | None = None,
+        mlp_dtype: str | torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if stages not in (1, 2):
@@ -121,7 +121,8 @@ class BoxRefiner(nn.Module):
         self.spsd_first, self.spsd_weighted, self.spsd_fresh_bag = spsd and spsd_first, spsd_weighted, spsd_fresh_bag
         self.object_relevance: ObjectRelevance = object_relevance
         self.share_sisd_mlp, self.instance_score_with_iou = share_sisd_mlp, instance_score_with_iou
-        self.max_boxes_per_image, self.row_limit, self.mlp_dtype = max_boxes_per_image, row_limit, mlp_dtype
+        self.max_boxes_per_image, self.row_limit = max_boxes_per_image, row_limit
+        self.mlp_dtype: torch.dtype | None = getattr(torch, mlp_dtype) if isinstance(mlp_dtype, str) else mlp_dtype
 
         features = in_channels * roi_size**2
         self.mlp = TwoLayerMLP(features, hidden)

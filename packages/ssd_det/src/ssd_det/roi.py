@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+
+from .roi_align import roi_align
 
 FINEST_SCALE = 56  # sqrt(area) in pixels below which a box is read from the finest level
 
@@ -34,13 +35,13 @@ def roi_features(
     """
     rois = torch.cat([batch_index[:, None].to(boxes), boxes.detach()], dim=1)
     if len(strides) == 1:
-        return roi_align(features[0], rois, size, 1 / strides[0], sampling_ratio=0, aligned=True)
+        return roi_align(features[0], rois, size, 1 / strides[0])
     level = pyramid_level(boxes, len(strides))
     rows, parts = [], []
     for i, stride in enumerate(strides):
         row = (level == i).nonzero()[:, 0]
         rows.append(row)
-        parts.append(roi_align(features[i], rois[row], size, 1 / stride, sampling_ratio=0, aligned=True))
+        parts.append(roi_align(features[i], rois[row], size, 1 / stride))
     order = torch.cat(rows).argsort()
     return torch.cat(parts)[order]
 

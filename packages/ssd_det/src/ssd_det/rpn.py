@@ -56,10 +56,9 @@ class RegionProposalNetwork(nn.Module):
         self.cls = nn.Conv2d(in_channels, len(ANCHOR_RATIOS), 1)
         self.reg = nn.Conv2d(in_channels, 4 * len(ANCHOR_RATIOS), 1)
 
-        for layer in layers:
+        for layer in (self.conv, self.cls, self.reg):
             nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness logits ``(B, 3, H, W)`` and offsets ``(B, 12, H, W)`` of every level, float32."""

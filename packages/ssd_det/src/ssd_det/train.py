@@ -1,0 +1,69 @@
+"""``ssd-det-train``: train SSD-Det, its ablations or a plain Faster R-CNN on inaccurate boxes.
+
+ssd-det-train                                                    # generated shapes, on a CPU in minutes
+ssd-det-train refiner=none output_dir=outputs/plain              # the plain baseline
+ssd-det-train +experiment=coco_r50_noise40 data.root=/data/coco  # the paper's recipe
+torchrun --nproc-per-node 8 -m ssd_det.train +experiment=...     # several processes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@entry_point("ssd_det.conf", "train")
+def main(config: DictConfig) -> None:
+    """One training run in ``output_dir``; started again, it goes on where it stopped."""
+    from vireo.engine import Run
+
+    from .build import build_model, build_optimizer, plain, schedule_for
+    from .data import build_datasets, build_loader
+    from .eval import evaluate, refinement_quality
+    from .report import draw_gallery, write_run_report
+
+    run = Run(
+        config.output_dir,
+        seed=config.seed,
+        config=plain(config),
+        epochs=config.epochs,
+        monitor="AP50",
+        grad_clip=config.optim.grad_clip,
+        resume=config.resume,
+        wandb=plain(config.wandb),
+        **plain(config.run),
+    )
+    run.launch()
+    train_set, val_set = build_datasets(config.data, config.seed)
+    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
+    loader = build_loader(train_set, config.data, train=True, **here)
+    val_loader = build_loader(val_set, config.data, train=False, **here)
+    given_loader = build_loader(train_set, config.data, train=False, **here)
+
+    model = build_model(config.model, config.refiner, len(train_set.classes))
+    optimizer = build_optimizer(model, config.optim)
+    schedule = schedule_for(config.optim, config.epochs, run.steps_per_epoch(loader))
+    model, optimizer = run.setup(model, optimizer, schedule)
+
+    for epoch in run.epochs():
+        for images, targets in run.batches(loader):
+            outputs = model(images, targets)
+            losses = {name: value for name, value in outputs.items() if name.startswith("loss_")}
+            stats = {name: value for name, value in outputs.items() if name.startswith("stat_")}
+            run.step(losses, image_ids=[int(target["image_id"]) for target in targets], monitors=stats)
+        if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+            metrics = evaluate(run.evaluated_model, val_loader, val_set)
+            quality = refinement_quality(run.evaluated_model, given_loader, config.eval_refined // run.world_size)
+            run.record({**metrics, **(quality or {})} if metrics is not None else None)
+
+    if run.is_main:
+        draw_gallery(run.evaluated_model, train_set, val_set, config, run)
+    run.finish(report=lambda folder: write_run_report(folder, config))
+
+
+if __name__ == "__main__":
+    main()
