@@ -35,7 +35,7 @@ test: setup ## tests of the shared library and all papers, or of PAPER alone
 lint: setup ## ruff, mypy, workflow schema
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy shared packages benchmarks
+	$(RUN) -m mypy shared packages benchmarks docs
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: setup ## speed against the named alternatives, as ratios measured in one run (gpu=1 adds the GPU parts)
@@ -48,7 +48,7 @@ reproduce: setup ## the claim run of the paper, result and table under benchmark
 docs: setup ## result tables in the READMEs, API pages in outputs/docs
 	$(RUN) benchmarks/tables.py
 	$(PIP) pdoc
-	$(RUN) -m pdoc --output-directory outputs/docs vireo $(PAPERS)
+	$(RUN) docs/api.py outputs/docs vireo $(PAPERS)
 
 # Every stamp stands for one installed distribution, so that only what changed is installed again. torch and torchvision
 # come together from one index: a torchvision beside another build of torch lacks its operators.
