@@ -59,12 +59,12 @@ $(VENV)/.torch:
 
 $(VENV)/.shared: shared/pyproject.toml $(VENV)/.torch
 	$(PIP) ruff mypy check-jsonschema
-	$(PIP) --editable "shared[test]"
+	$(PIP) --editable "./shared[test]"
 	@touch $@
 
 # A package pins vireo to its own checkout by path, and pip then installs a copy of it in place of the editable one
 # (both in one command it refuses): put the editable one back.
 $(VENV)/.%: packages/%/pyproject.toml $(VENV)/.shared
-	$(PIP) --editable "packages/$*[test]"
-	$(PIP) --no-deps --editable shared
+	$(PIP) --editable "./packages/$*[test]"
+	$(PIP) --no-deps --editable ./shared
 	@touch $@
