@@ -141,10 +141,8 @@ def test_a_broken_sample_raises_its_own_error(workers: int) -> None:
     loader = make(Pictures(broken=[9]), shuffle=False, workers=workers)
     batches = loader.batches(0)
     assert [len(next(batches)[1]) for _ in range(2)] == [4, 4]
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"^image_9\.jpg: image is cut off\. restore the file\.$"):
         next(batches)
-    assert str(caught.value) == "image_9.jpg: image is cut off. restore the file."
-    assert caught.value.__cause__ is None
 
 
 def test_other_errors_in_a_worker_keep_their_type() -> None:
