@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -188,45 +187,43 @@ def _add_noise(coco: Mapping[str, Any], level: float, seed: int, where: str) -> 
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed} lies outside [0, 2**32)", "seed", "Give a small non-negative integer")
     sizes = _image_sizes(coco, where)
-    by_image = defaultdict(list)
-    kept: dict[int, np.ndarray] = {}  # position in the file -> float32 xyxy
     annotations = coco["annotations"]
-    for position, annotation in enumerate(annotations):
-        image_id, box = _checked(annotation, sizes, position, where)
-        if _usable(annotation, box, sizes[image_id]):
-            kept[position] = np.append(box[:2], box[:2] + box[2:]).astype(np.float32)
-            if not annotation.get("iscrowd", 0):
-                by_image[image_id].append(position)
-    order = [position for image_id in sizes for position in by_image[image_id]]
-    if not order:
-        raise InputError(
-            "there is no box to perturb", where, "Check that the file is the one with training annotations"
-        )
-    clean = np.stack([kept[position] for position in order])
-    hw = np.array([sizes[annotations[position]["image_id"]] for position in order])
+    image, boxes = _boxes(annotations, {image_id: k for k, image_id in enumerate(sizes)}, where)
+    hw = np.array(list(sizes.values())).reshape(-1, 2)[image]
+    kept = _usable(annotations, boxes, hw)
+    crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=bool)
+    order = np.flatnonzero(kept & ~crowd)
+    order = order[np.argsort(image[order], kind="stable")]  # images as listed, annotations of an image as in the file
+    if not len(order):
+        raise InputError("there is no box to perturb", where, "Give the file with the training annotations")
+    clean = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)[order]
     rng = np.random.RandomState(seed)
-    noisy, kept_clean = _perturb(clean, hw, level, rng)
+    noisy, kept_clean = _perturb(clean, hw[order], level, rng)
     iou = _paired_iou(noisy, clean)
 
+    corners = noisy.astype(np.float64)
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(5).tolist()
     changed = {}
-    for position, box, is_clean in zip(order, noisy.astype(np.float64), kept_clean):
-        annotation = annotations[position]
-        xywh = [round(v, 5) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
-        bbox = annotation["bbox"] if is_clean else xywh
-        changed[position] = {**annotation, "bbox": bbox, "true_bbox": annotation["bbox"]}
+    for position, bbox, is_clean in zip(order.tolist(), xywh, kept_clean.tolist()):
+        true_bbox = annotations[position]["bbox"]
+        changed[position] = {
+            **annotations[position],
+            "bbox": true_bbox if is_clean else bbox,
+            "true_bbox": true_bbox,
+        }
     statistics = NoiseStatistics(
         level=float(level),
         seed=int(seed),
         boxes=len(order),
         kept_clean=int(kept_clean.sum()),
-        crowd=len(kept) - len(order),
-        dropped=len(annotations) - len(kept),
+        crowd=int((kept & crowd).sum()),
+        dropped=int((~kept).sum()),
         mean_iou=round(float(iou.mean()), 6),
         share_iou_above_half=round(float((iou > 0.5).mean()), 6),
     )
     result = {
         **coco,
-        "annotations": [changed.get(position, annotations[position]) for position in kept],
+        "annotations": [changed.get(k, annotations[k]) for k in np.flatnonzero(kept).tolist()],
         "noise": asdict(statistics),
     }
     return result, statistics
@@ -245,45 +242,53 @@ def _image_sizes(coco: Mapping[str, Any], where: str) -> dict[Any, tuple[float, 
         except (KeyError, TypeError, ValueError):
             raise InputError("id, height or width is missing", record, "Add them to the record") from None
         if not (0 < height < np.inf and 0 < width < np.inf):
-            raise InputError(f"size {width} x {height} is not positive", record, "Correct the record") from None
+            raise InputError(f"size {width} x {height} is not positive", record, "Correct the record")
         if image_id in sizes:
             raise InputError(f"image id {image_id} occurs twice", record, "Give every image an id of its own")
         sizes[image_id] = (height, width)
     return sizes
 
 
-def _checked(
-    annotation: Mapping[str, Any], sizes: Mapping[Any, Any], position: int, where: str
-) -> tuple[Any, np.ndarray]:
-    """Image id and (4,) float64 xywh of an annotation that is complete, finite and of a known image."""
-    record = f"{where}: annotation {position}"
+def _boxes(
+    annotations: Sequence[Mapping[str, Any]], index: Mapping[Any, int], where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image index (A,) and box (A, 4) float64 xywh of every annotation; the first unfit record is an InputError."""
     try:
-        record = f"{where}: annotation {annotation.get('id', position)}"
+        image = np.array([index[annotation["image_id"]] for annotation in annotations], dtype=np.int64)
+        boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+        fit = len(boxes) == len(annotations) and np.isfinite(boxes).all()
+        if fit and not any("true_bbox" in annotation for annotation in annotations):
+            return image, boxes
+    except (KeyError, TypeError, ValueError):
+        pass  # found again below, with its name
+    for position, annotation in enumerate(annotations):
+        _check(annotation, index, position, where)
+    raise AssertionError("a record that is unfit passed its check")
+
+
+def _check(annotation: Any, index: Mapping[Any, int], position: int, where: str) -> None:
+    record = f"{where}: annotation {annotation.get('id', position) if isinstance(annotation, Mapping) else position}"
+    try:
         image_id, box = annotation["image_id"], np.asarray(annotation["bbox"], dtype=np.float64)
-        known = image_id in sizes
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(
-            "image_id or a bbox of four numbers is missing", record, "Correct or remove the record"
-        ) from None
+        known = image_id in index
+    except (KeyError, TypeError, ValueError):
+        raise InputError("image_id or a bbox of four numbers is missing", record, "Correct or remove it") from None
     if not known:
         raise InputError(f"no image has the id {image_id}", record, "Add the image or remove the annotation")
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise InputError(
-            f"bbox {annotation['bbox']} is not four finite numbers", record, "Correct or remove the record"
-        )
+        raise InputError(f"bbox {annotation['bbox']} is not four finite numbers", record, "Correct or remove it")
     if "true_bbox" in annotation:
-        raise InputError(
-            "the boxes are noisy already (true_bbox is present)", record, "Start from the clean annotations"
-        )
-    return image_id, box
+        raise InputError("the boxes are noisy already (true_bbox is present)", record, "Start from the clean file")
 
 
-def _usable(annotation: Mapping[str, Any], box: np.ndarray, size: tuple[float, float]) -> bool:
-    """Whether the protocol keeps the annotation; ``box`` (4,) xywh, ``size`` (H, W)."""
-    x, y, w, h = box
-    inside = max(0.0, min(x + w, size[1]) - max(x, 0.0)) * max(0.0, min(y + h, size[0]) - max(y, 0.0))
-    area = annotation.get("area", w * h)
-    return not annotation.get("ignore", False) and inside > 0 and area > 0 and w >= 1 and h >= 1
+def _usable(annotations: Sequence[Mapping[str, Any]], boxes: np.ndarray, hw: np.ndarray) -> np.ndarray:
+    """Mask (A,) of the annotations the protocol keeps; ``boxes`` (A, 4) xywh, ``hw`` (A, 2) of their images."""
+    size = boxes[:, 2:]
+    overlap = np.minimum(boxes[:, :2] + size, hw[:, ::-1]) - np.maximum(boxes[:, :2], 0)
+    given = np.array([annotation.get("area", np.nan) for annotation in annotations], dtype=np.float64)
+    area = np.where(np.isnan(given), size.prod(axis=1), given)
+    ignored = np.array([bool(annotation.get("ignore", False)) for annotation in annotations], dtype=bool)
+    return ~ignored & (overlap > 0).all(axis=1) & (area > 0) & (size >= 1).all(axis=1)
 
 
 def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
