@@ -40,6 +40,7 @@ lint: setup ## ruff, mypy, workflow schema
 
 bench: setup ## speed against the named alternatives, as ratios measured in one run (gpu=1 adds the GPU parts)
 	$(RUN) benchmarks/run.py --paper $(ONE) $(if $(gpu),--gpu)
+	$(RUN) benchmarks/tables.py
 
 reproduce: setup ## the claim run of the paper, result and table under benchmarks/
 	$(RUN) benchmarks/claims/$(ONE).py
