@@ -1,4 +1,4 @@
-"""Box arithmetic: overlaps, the DeltaXYWH coder, clipping.
+"""Box arithmetic: overlaps, coders, clipping.
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels with ``w = x2 - x1``.
 """
@@ -6,6 +6,8 @@ Boxes are ``(x1, y1, x2, y2)`` in pixels with ``w = x2 - x1``.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 MAX_LOG_RATIO = abs(math.log(16 / 1000))  # a decoded side changes at most 62.5-fold
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
 ROI_STDS = (0.1, 0.1, 0.2, 0.2)
+ROI_CORNER_STDS = (0.1, 0.1, 0.1, 0.1)
 _EPS = 1e-6
 
 
@@ -78,3 +81,45 @@ def decode_boxes(reference: Tensor, offsets: Tensor, stds: tuple[float, ...] = R
     centre = (reference[..., 2:] + reference[..., :2]) * 0.5 + offsets[..., :2] * size
     half = 0.5 * size * offsets[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def encode_corners(reference: Tensor, target: Tensor, stds: tuple[float, ...] = RPN_STDS) -> Tensor:
+    """Offsets of the two corners in units of the reference's sides: the coder of OA-MIL; shapes ``(..., 4)`` broadcast.
+
+    ``((gx1 - px1) / pw, (gy1 - py1) / ph, (gx2 - px2) / pw, (gy2 - py2) / ph) / stds``.
+    """
+    size = (reference[..., 2:] - reference[..., :2]).clamp(min=_EPS)
+    offsets = (target - reference) / torch.cat([size, size], dim=-1)
+    return offsets / offsets.new_tensor(stds)
+
+
+def decode_corners(reference: Tensor, offsets: Tensor, stds: tuple[float, ...] = RPN_STDS) -> Tensor:
+    """Inverse of :func:`encode_corners`. Nothing keeps the corners from crossing: a box may come out without area."""
+    size = reference[..., 2:] - reference[..., :2]
+    return reference + offsets * offsets.new_tensor(stds) * torch.cat([size, size], dim=-1)
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """How a head expresses one box relative to another.
+
+    Attributes:
+        kind: ``"delta"``, centre and log size (SSD-Det); ``"corner"``, both corners (OA-MIL and the published
+            baselines).
+        stds: offsets are divided by these.
+    """
+
+    kind: Literal["delta", "corner"]
+    stds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("delta", "corner"):
+            raise ValueError(f"box_coder must be delta or corner, not {self.kind!r}")
+
+    def encode(self, reference: Tensor, target: Tensor) -> Tensor:
+        """Offsets that move ``reference`` onto ``target``; shapes ``(..., 4)`` broadcast."""
+        return (encode_boxes if self.kind == "delta" else encode_corners)(reference, target, self.stds)
+
+    def decode(self, reference: Tensor, offsets: Tensor) -> Tensor:
+        """Inverse of :meth:`encode`."""
+        return (decode_boxes if self.kind == "delta" else decode_corners)(reference, offsets, self.stds)

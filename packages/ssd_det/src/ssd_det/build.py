@@ -13,13 +13,23 @@ from vireo.engine.schedule import Schedule, build_schedule
 from vireo.errors import InputError
 
 from .model import SSDDet
+from .oamil import OAMILDet
 
 
 def build_model(model: Any, refiner: Any, num_classes: int) -> SSDDet:
-    """The detector of a ``model`` and a ``refiner`` configuration."""
-    options = plain(refiner)
+    """The detector of a ``model`` and a ``refiner`` configuration; OA-MIL if the model has an ``oa_mil`` entry.
+
+    Raises:
+        InputError: OA-MIL together with a refiner.
+    """
+    options, detector = plain(refiner), plain(model)
     enabled = options.pop("enabled")
-    return SSDDet(num_classes=num_classes, refiner=options if enabled else None, **plain(model))
+    oa_mil = detector.pop("oa_mil", None)
+    if oa_mil is None:
+        return SSDDet(num_classes=num_classes, refiner=options if enabled else None, **detector)
+    if enabled:
+        raise InputError("OA-MIL has no refiner", "model.oa_mil", "add refiner=none")
+    return OAMILDet(num_classes=num_classes, **detector, **oa_mil)
 
 
 def build_optimizer(model: nn.Module, optim: Any) -> Optimizer:

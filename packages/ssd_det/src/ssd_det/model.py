@@ -138,6 +138,9 @@ class SSDDet(nn.Module, Pretrained):
         proposals = [b for b, _ in self.rpn.propose(logits, offsets, image_sizes, training=True)]
         return losses | self.rcnn_losses(features, proposals, refined, labels, draws)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch of training, counted from 0; a hook for methods that change with it."""
+
     def rcnn_losses(
         self,
         features: Sequence[Tensor],

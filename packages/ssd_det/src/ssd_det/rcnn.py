@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from .assign import assign_by_iou, sample_matches
-from .boxes import ROI_STDS, clip_boxes, decode_boxes, encode_boxes
+from .boxes import ROI_CORNER_STDS, ROI_STDS, BoxCoder, clip_boxes
 from .draws import Draws, mean_over_processes
 from .roi import TwoLayerMLP, roi_features
 
@@ -27,6 +28,10 @@ class RCNNHead(nn.Module):
         max_detections: kept per image.
         small_init: N(0, 0.01) and N(0, 0.001) for the two predictors instead of the Xavier rule that the authors' code
             applies to them.
+        box_coder: see :class:`~ssd_det.boxes.BoxCoder`.
+
+    Raises:
+        ValueError: for an unknown ``box_coder``.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class RCNNHead(nn.Module):
         max_detections: int = 100,
         samples_per_image: int = 512,
         small_init: bool = False,
+        box_coder: Literal["delta", "corner"] = "delta",
     ) -> None:
         super().__init__()
         self.num_classes, self.roi_size, self.strides = num_classes, roi_size, tuple(strides)
         self.loss_weight, self.samples_per_image = loss_weight, samples_per_image
         self.score_threshold, self.nms_iou, self.max_detections = score_threshold, nms_iou, max_detections
+        self.coder = BoxCoder(box_coder, ROI_STDS if box_coder == "delta" else ROI_CORNER_STDS)
         self.mlp = TwoLayerMLP(in_channels * roi_size**2, hidden)
         self.cls = nn.Linear(hidden, num_classes + 1)
         self.reg = nn.Linear(hidden, 4 * num_classes)
@@ -115,11 +122,14 @@ class RCNNHead(nn.Module):
         cls = F.cross_entropy(logits, goal_class, reduction="sum")
 
         goal = torch.cat([b[m[m >= 0]] for b, m in zip(boxes, match)])
-        goal = encode_boxes(torch.cat(list(rows))[positive], goal, ROI_STDS)
-        own = offsets[positive].unflatten(1, (self.num_classes, 4))
-        own = own.gather(1, label[:, None, None].expand(-1, 1, 4))[:, 0]
+        goal = self.coder.encode(torch.cat(list(rows))[positive], goal)
+        own = self.offsets_of(offsets[positive], label)
         box = (own - goal).abs().sum()
         return {"loss_cls": self.loss_weight * cls / count, "loss_box": self.loss_weight * box / count}
+
+    def offsets_of(self, offsets: Tensor, labels: Tensor) -> Tensor:
+        """The offsets ``(R, 4)`` of one class ``(R,)`` each from all classes' ``(R, 4 C)``."""
+        return offsets.unflatten(1, (self.num_classes, 4)).gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0]
 
     @torch.no_grad()
     def detect(
@@ -148,7 +158,7 @@ class RCNNHead(nn.Module):
         found = []
         for i, (box, prob, delta) in enumerate(zip(boxes, probs, deltas)):
             size = image_sizes[i].to(box)
-            decoded = clip_boxes(decode_boxes(box[:, None], delta, ROI_STDS), size)
+            decoded = clip_boxes(self.coder.decode(box[:, None], delta), size)
             if scales is not None:
                 decoded = decoded / scales[i].to(box).flip(0).repeat(2)
             row, label = (prob > self.score_threshold).nonzero(as_tuple=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from .assign import assign_by_iou, sample_matches
-from .boxes import clip_boxes, decode_boxes, encode_boxes
+from .boxes import RPN_STDS, BoxCoder, clip_boxes
 from .draws import Draws, mean_over_processes
 
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -37,6 +38,11 @@ class RegionProposalNetwork(nn.Module):
         cls_weight: weight of the objectness loss (4.0 in SSD-Det).
         pre_nms: candidates kept per level (training, evaluation).
         post_nms: proposals kept per image.
+        box_coder: see :class:`~ssd_det.boxes.BoxCoder`.
+        smooth_l1_beta: of the box loss; 0 is plain L1 (OA-MIL and the published baselines).
+
+    Raises:
+        ValueError: for an unknown ``box_coder``.
     """
 
     def __init__(
@@ -48,10 +54,13 @@ class RegionProposalNetwork(nn.Module):
         pre_nms: tuple[int, int] = (2000, 1000),
         post_nms: int = 1000,
         size_divisor: int = 32,
+        box_coder: Literal["delta", "corner"] = "delta",
+        smooth_l1_beta: float = SMOOTH_L1_BETA,
     ) -> None:
         super().__init__()
         self.strides, self.anchor_scale, self.cls_weight = tuple(strides), anchor_scale, cls_weight
         self.pre_nms, self.post_nms, self.size_divisor = pre_nms, post_nms, size_divisor
+        self.coder, self.smooth_l1_beta = BoxCoder(box_coder, RPN_STDS), smooth_l1_beta
         self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.cls = nn.Conv2d(in_channels, len(ANCHOR_RATIOS), 1)
         self.reg = nn.Conv2d(in_channels, 4 * len(ANCHOR_RATIOS), 1)
@@ -117,8 +126,8 @@ class RegionProposalNetwork(nn.Module):
         )
         goals = [b[m[p]] for b, m, p in zip(boxes, match, positive)]
         rows = [anchors[p] for p in positive]
-        goal = encode_boxes(torch.cat(rows), torch.cat(goals))
-        box = F.smooth_l1_loss(flat_offsets[positive], goal, beta=SMOOTH_L1_BETA, reduction="sum")
+        goal = self.coder.encode(torch.cat(rows), torch.cat(goals))
+        box = F.smooth_l1_loss(flat_offsets[positive], goal, beta=self.smooth_l1_beta, reduction="sum")
         return {"loss_rpn_cls": self.cls_weight * objectness / count, "loss_rpn_box": box / count}
 
     @torch.no_grad()
@@ -136,7 +145,7 @@ class RegionProposalNetwork(nn.Module):
             deltas.append(_flatten([offsets[i]], 4).gather(1, index[..., None].expand(-1, -1, 4)))
             anchors.append(anchor[index])
             levels.append(torch.full_like(index, i))
-        boxes = decode_boxes(torch.cat(anchors, 1), torch.cat(deltas, 1))
+        boxes = self.coder.decode(torch.cat(anchors, 1), torch.cat(deltas, 1))
         boxes = clip_boxes(boxes, image_sizes.to(boxes)[:, None])
         score, level = torch.cat(scores, 1), torch.cat(levels, 1)
         proper = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
