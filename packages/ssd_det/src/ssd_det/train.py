@@ -44,12 +44,13 @@ def main(config: DictConfig) -> None:
     val_loader = build_loader(val_set, config.data, train=False, **here)
     given_loader = build_loader(train_set, config.data, train=False, **here)
 
-    model = build_model(config.model, config.refiner, len(train_set.classes))
-    optimizer = build_optimizer(model, config.optim)
+    detector = build_model(config.model, config.refiner, len(train_set.classes))
+    optimizer = build_optimizer(detector, config.optim)
     schedule = schedule_for(config.optim, config.epochs, run.steps_per_epoch(loader))
-    model, optimizer = run.setup(model, optimizer, schedule)
+    model, optimizer = run.setup(detector, optimizer, schedule)
 
     for epoch in run.epochs():
+        detector.set_epoch(epoch)
         for images, targets in run.batches(loader):
             outputs = model(images, targets)
             losses = {name: value for name, value in outputs.items() if name.startswith("loss_")}
