@@ -6,8 +6,8 @@ From there: the bag of an object (its positive R-CNN samples after regression, s
 head), the selection loss, Eq. 4's mixed target, the instance extensions and all constants; also, as settings of
 ``conf/model/r50_oa_mil.yaml``, the corner coder and the plain pyramid.
 Ours: objects are told apart by image and index, not by the sum of their coordinates (which merges some); a batch
-without positive samples gives a loss of 0. Classes and objects are averaged within each process, as in the authors' code,
-so the loss of several processes is the mean of theirs.
+without positive samples gives a loss of 0. Classes and objects are averaged within each process, as in their code, so
+the loss of several processes is the mean of theirs.
 """
 
 from __future__ import annotations
