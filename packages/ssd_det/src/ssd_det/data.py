@@ -1,12 +1,14 @@
-"""The data of a run: generated shapes, COCO or VOC, with noise on the training boxes where the configuration says so."""
+"""The data of a run: generated shapes, COCO or VOC, with noise on the training boxes if the configuration says so."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from vireo.data import (
     CocoDetection,
@@ -18,6 +20,8 @@ from vireo.data import (
     aspect_ratio_groups,
     detection_transforms,
 )
+from vireo.data.files import FileDataset
+from vireo.engine.folder import write_atomically
 from vireo.errors import InputError
 
 from .noise import OFFICIAL_SEED, perturb_boxes
@@ -48,21 +52,27 @@ def with_noise(dataset: DetectionDataset, level: float, seed: int = OFFICIAL_SEE
     return dataset.with_records(records)
 
 
-def build_datasets(data: Any, seed: int = 0) -> tuple[DetectionDataset, DetectionDataset]:
+def build_datasets(data: Any) -> tuple[DetectionDataset, DetectionDataset]:
     """Training set (noisy, if the configuration asks for it) and evaluation set (clean) of a ``data`` configuration.
 
     Raises:
         InputError: unknown format, or whatever the readers find in the files.
     """
+    train, val = build_training_set(data), build_evaluation_set(data)
+    if train.classes != val.classes:
+        raise InputError(
+            f"training classes {list(train.classes)} differ from evaluation classes {list(val.classes)}",
+            f"data.format={data.format}",
+            "use annotation files with the same categories",
+        )
+    return train, val
+
+
+def build_training_set(data: Any) -> DetectionDataset:
+    """The training set of a ``data`` configuration, noisy if it asks for that."""
+    train: DetectionDataset
     if data.format == "generated":
-        options: dict[str, Any] = {
-            "image_size": tuple(data.image_size),
-            "num_objects": tuple(data.num_objects),
-            "object_size": tuple(data.object_size),
-            "max_iou": data.max_iou,
-        }
-        train: DetectionDataset = GeneratedShapes(data.train_images, seed=2 * data.seed, **options)
-        val: DetectionDataset = GeneratedShapes(data.val_images, seed=2 * data.seed + 1, **options)
+        train = GeneratedShapes(data.train_images, seed=2 * data.seed, **_shapes(data))
     elif data.format == "coco":
         root = _root(data)
         train = CocoDetection(
@@ -73,24 +83,28 @@ def build_datasets(data: Any, seed: int = 0) -> tuple[DetectionDataset, Detectio
             min_box=1.0,
             drop_empty=data.drop_empty,
         )
+    elif data.format == "voc" and data.train_annotations:
+        train = CocoDetection(_root(data) / "JPEGImages", data.train_annotations, on_error=data.on_error)
+    elif data.format == "voc":
+        train = VocDetection(_root(data), data.train_split, classes=data.classes, on_error=data.on_error)
+    else:
+        raise _unknown_format(data)
+    return _with_checked_images(with_noise(train, data.noise, data.noise_seed) if data.noise else train, data)
+
+
+def build_evaluation_set(data: Any) -> DetectionDataset:
+    """The evaluation set of a ``data`` configuration."""
+    val: DetectionDataset
+    if data.format == "generated":
+        val = GeneratedShapes(data.val_images, seed=2 * data.seed + 1, **_shapes(data))
+    elif data.format == "coco":
+        root = _root(data)
         val = CocoDetection(root / data.val_images, root / data.val_annotations, on_error=data.on_error)
     elif data.format == "voc":
-        root = _root(data)
-        classes = list(data.classes) if data.classes else None
-        val = VocDetection(root, data.val_split, classes=classes, on_error=data.on_error)
-        if data.train_annotations:
-            train = CocoDetection(root / "JPEGImages", data.train_annotations, on_error=data.on_error)
-        else:
-            train = VocDetection(root, data.train_split, classes=classes, on_error=data.on_error)
+        val = VocDetection(_root(data), data.val_split, classes=data.classes, on_error=data.on_error)
     else:
-        raise InputError(f"unknown format {data.format!r}", "data.format", "use generated, coco or voc")
-    if train.classes != val.classes:
-        raise InputError(
-            f"training classes {list(train.classes)} differ from evaluation classes {list(val.classes)}",
-            f"data.format={data.format}",
-            "use annotation files with the same categories",
-        )
-    return (with_noise(train, data.noise, data.noise_seed) if data.noise else train), val
+        raise _unknown_format(data)
+    return _with_checked_images(val, data)
 
 
 def build_loader(
@@ -113,6 +127,52 @@ def build_loader(
         groups=aspect_ratio_groups(sizes) if train else None,
         on_error=data.on_error,
     )
+
+
+def skipped_lines(*sources: Any) -> list[str]:
+    """What data sets and loaders left out, one line each, over all processes (a collective call).
+
+    Args:
+        sources: objects with a list ``skipped``.
+    """
+    lines = [line for source in sources for line in source.skipped]
+    if dist.is_initialized():
+        parts: list[list[str]] = [[]] * dist.get_world_size()
+        dist.all_gather_object(parts, lines)
+        lines = [line for part in parts for line in part]
+    return list(dict.fromkeys(lines))
+
+
+def write_skipped(folder: Path, lines: Sequence[str]) -> None:
+    """Write ``skipped.txt`` into the folder of a run; no lines, no file."""
+    path = folder / "skipped.txt"
+    if lines:
+        write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _shapes(data: Any) -> dict[str, Any]:
+    return {
+        "image_size": tuple(data.image_size),
+        "num_objects": tuple(data.num_objects),
+        "object_size": tuple(data.object_size),
+        "max_iou": data.max_iou,
+    }
+
+
+def _with_checked_images(dataset: DetectionDataset, data: Any) -> DetectionDataset:
+    """The data set once its image files are known to be there and as large as they should be, as far as asked for."""
+    extent = data.get("check_images", "none")
+    if extent not in ("headers", "full", "none"):
+        raise InputError(f"{extent!r} is not a choice", "data.check_images", "use headers, full or none")
+    if isinstance(dataset, FileDataset) and extent != "none":
+        dataset.check_images(decode=extent == "full")
+    return dataset
+
+
+def _unknown_format(data: Any) -> InputError:
+    return InputError(f"unknown format {data.format!r}", "data.format", "use generated, coco or voc")
 
 
 def _root(data: Any) -> Path:

@@ -10,7 +10,6 @@ the written file has the same bytes on every machine, so its hash names the data
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -21,8 +20,10 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from vireo.engine.folder import require_writable, write_atomically
 from vireo.errors import InputError
+
+from .annotations import two_columns, write_annotations
+from .quality import paired_iou
 
 OFFICIAL_SEED = 45
 """The seed of the authors' generator."""
@@ -60,12 +61,7 @@ class NoiseReport(NoiseStatistics):
     def table(self) -> str:
         """Two aligned columns, one line per entry, then the skipped records."""
         rows = asdict(self) | {"skipped": len(self.skipped)}
-        width = max(map(len, rows))
-        lines = [
-            f"{name.replace('_', ' '):<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}"
-            for name, value in rows.items()
-        ]
-        return "\n".join([*lines, *(f"  {line}" for line in self.skipped)])
+        return "\n".join([two_columns(rows), *(f"  {line}" for line in self.skipped)])
 
 
 def perturb_boxes(
@@ -199,7 +195,7 @@ def _add_noise(coco: Mapping[str, Any], level: float, seed: int, where: str) -> 
     clean = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)[order]
     rng = np.random.RandomState(seed)
     noisy, kept_clean = _perturb(clean, hw[order], level, rng)
-    iou = _paired_iou(noisy, clean)
+    iou = paired_iou(noisy, clean)
 
     corners = noisy.astype(np.float64)
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(5).tolist()
@@ -291,14 +287,6 @@ def _usable(annotations: Sequence[Mapping[str, Any]], boxes: np.ndarray, hw: np.
     return ~ignored & (overlap > 0).all(axis=1) & (area > 0) & (size >= 1).all(axis=1)
 
 
-def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU (N,) of boxes a[i] and b[i], both (N, 4) xyxy with positive area."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    shared = sides.clip(min=0).prod(axis=1)
-    return shared / ((a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared)
-
-
 def _read_json(path: Path) -> Any:
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not a number JSON knows")
@@ -312,12 +300,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _write(coco: dict[str, Any], statistics: NoiseStatistics, path: Path) -> NoiseReport:
-    data = json.dumps(coco, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    try:
-        write_atomically(require_writable(path.parent) / path.name, lambda file: file.write(data))
-    except InputError as error:
-        raise InputError(error.what, str(path), "Choose a folder that is writable and has free space") from error
-    return NoiseReport(**asdict(statistics), path=str(path), sha256=hashlib.sha256(data).hexdigest())
+    return NoiseReport(**asdict(statistics), path=str(path), sha256=write_annotations(coco, path))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -75,7 +75,8 @@ class BoxRefiner(nn.Module):
         object_relevance: how SISD sees the bag's mean feature (Table 5).
         share_sisd_mlp: read SISD from the common perceptron (Table 5; 4.6 AP worse).
         instance_score_with_iou: keep the instance score in the last selection (the paper's text).
-        max_boxes_per_image: refine at most so many boxes of an image, a random choice; the others stay as given.
+        max_boxes_per_image: in training, refine at most so many boxes of an image, a random choice; the others stay
+            as given.
         row_limit: RoI rows above which the perceptrons run in chunks that are recomputed in the backward pass.
         mlp_dtype: run the perceptrons in this type (``"bfloat16"``); box arithmetic and losses stay float32.
 
@@ -208,7 +209,7 @@ class BoxRefiner(nn.Module):
         counts = torch.as_tensor([len(b) for b in boxes], device=device)
         image_of = torch.repeat_interleave(torch.arange(len(boxes), device=device), counts)
 
-        chosen = self._chosen(counts, draws) if self.max_boxes_per_image else None
+        chosen = self._chosen(counts, draws) if self.max_boxes_per_image and with_losses else None
         noisy, label, image = (t if chosen is None else t[chosen] for t in (given, all_labels, image_of))
         size = sizes[image]
         num_boxes = torch.as_tensor(len(noisy), device=device, dtype=torch.float32)

@@ -22,8 +22,9 @@ def main(config: DictConfig) -> None:
     from vireo.engine import Run
 
     from .build import build_model, build_optimizer, plain, schedule_for
-    from .data import build_datasets, build_loader
+    from .data import build_datasets, build_loader, skipped_lines, write_skipped
     from .eval import evaluate, refinement_quality
+    from .load import save_classes
     from .report import draw_gallery, write_run_report
 
     run = Run(
@@ -38,7 +39,11 @@ def main(config: DictConfig) -> None:
         **plain(config.run),
     )
     run.launch()
-    train_set, val_set = build_datasets(config.data, config.seed)
+    train_set, val_set = build_datasets(config.data)
+    if run.is_main:
+        save_classes(run.output_dir, train_set)
+        for line in (*train_set.skipped, *val_set.skipped):
+            run.console.say(f"skipped: {line}")
     here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
     loader = build_loader(train_set, config.data, train=True, **here)
     val_loader = build_loader(val_set, config.data, train=False, **here)
@@ -61,7 +66,9 @@ def main(config: DictConfig) -> None:
             quality = refinement_quality(run.evaluated_model, given_loader, config.eval_refined // run.world_size)
             run.record({**metrics, **(quality or {})} if metrics is not None else None)
 
+    skipped = skipped_lines(train_set, val_set, loader, val_loader)
     if run.is_main:
+        write_skipped(run.output_dir, skipped)
         draw_gallery(run.evaluated_model, train_set, val_set, config, run)
     run.finish(report=lambda folder: write_run_report(folder, config))
 

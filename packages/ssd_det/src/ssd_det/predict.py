@@ -1,0 +1,201 @@
+"""``ssd-det-predict``: draw the detections of a trained detector on images.
+
+ssd-det-predict street.jpg holiday/ --run outputs/ssd_det --out predictions
+ssd-det-predict street.jpg --json predictions.json --threshold 0.3
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import reporting
+from vireo.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .model import SSDDet
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """One image, uint8 ``(3, H, W)`` RGB, and what was found in it, best first.
+
+    ``boxes`` ``(n, 4)`` xyxy in pixels of the image, ``scores`` ``(n,)``, ``labels`` ``(n,)`` class indices.
+    """
+
+    path: Path
+    image: Tensor
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def predict_images(
+    model: SSDDet,
+    paths: Iterable[str | Path],
+    *,
+    threshold: float = 0.5,
+    short_side: int = 800,
+    long_side: int = 1333,
+    device: str | torch.device | None = None,
+) -> list[ImageDetections]:
+    """Detections in image files, one image at a time.
+
+    Args:
+        model: moved to ``device`` and put into evaluation mode.
+        paths: JPEG, PNG, WebP or BMP files.
+        threshold: detections below this score are left out.
+        short_side, long_side: test size, as in training.
+        device: default: CUDA if there is a device, else the CPU.
+
+    Raises:
+        InputError: an image is missing, damaged, too large or none.
+    """
+    import torch
+
+    from vireo.data import NormalizePad, decode_image, detection_transforms
+
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    resize, normalize = detection_transforms(False, short_side, long_side), NormalizePad()
+    model.to(device).eval()
+    found = []
+    for path in map(Path, paths):
+        image = decode_image(path)
+        size = tuple(image.shape[1:])
+        resized, target = resize(image, {"orig_size": size, "size": size, "scale": 1.0})
+        batch, targets = normalize([resized.to(device)], [target])
+        with torch.no_grad():
+            result = {name: value.cpu() for name, value in model(batch, targets)[0].items()}
+        order = result["scores"].argsort(descending=True, stable=True)
+        order = order[result["scores"][order] >= threshold]
+        found.append(ImageDetections(path, image, *(result[name][order] for name in ("boxes", "scores", "labels"))))
+    return found
+
+
+def expand_folders(arguments: Sequence[str | Path]) -> list[Path]:
+    """The files among ``arguments`` and the images in the folders among them, sorted within a folder, each once.
+
+    Raises:
+        InputError: a folder without images.
+    """
+    paths: list[Path] = []
+    for path in map(Path, arguments):
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            remedy = f"Give a folder with files {', '.join(IMAGE_SUFFIXES)}"
+            raise InputError("no image in this folder", str(path), remedy)
+        paths += inside
+    return list(dict.fromkeys(paths))
+
+
+def write_picture(found: ImageDetections, classes: Sequence[str], target: Path) -> None:
+    """Draw the detections and write them to ``target``, as JPEG or PNG by its name.
+
+    Raises:
+        InputError: the folder cannot be written, or ``target`` is the image itself.
+    """
+    from PIL import Image
+
+    from vireo.engine.folder import write_atomically
+    from vireo.report import draw_detections
+
+    if target.resolve() == found.path.resolve():
+        raise InputError("the picture would replace the image", str(target), "Choose another folder with --out")
+    picture = Image.fromarray(
+        draw_detections(found.image, found.boxes, found.labels, found.scores, classes=classes), mode="RGB"
+    )
+    kind: dict[str, Any] = {"format": "PNG"} if target.suffix == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
+    write_atomically(target, lambda file: picture.save(file, **kind))
+
+
+def coco_results(found: ImageDetections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Detections in COCO's result format, with the file's name beside the number of the image."""
+    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+    return [
+        {
+            "image_id": image_id,
+            "file_name": str(found.path),
+            "category_id": category_ids[label],
+            "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 5),
+        }
+        for (x1, y1, x2, y2), score, label in rows
+    ]
+
+
+def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Where each picture goes: under the image's own name, numbered where two images share it."""
+    taken: dict[str, int] = {}
+    targets = []
+    for path in paths:
+        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        name = f"{path.stem}{suffix}"
+        taken[name] = taken.get(name, 0) + 1
+        targets.append(folder / (name if taken[name] == 1 else f"{path.stem}_{taken[name]}{suffix}"))
+    return targets
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ssd-det-predict", description="Draw the detections of a trained detector on images."
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    parser.add_argument("--run", default="outputs/ssd_det", help="folder of a finished run (default: %(default)s)")
+    parser.add_argument("--weights", metavar="FILE", help="other weights of the same network")
+    parser.add_argument("--out", default="predictions", help="folder for the pictures (default: %(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the detections in COCO's result format")
+    parser.add_argument("--device", default=None, help="e.g. cpu (default: CUDA if there is a device)")
+    return parser
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from vireo.engine.folder import require_writable
+    from vireo.engine.logs import write_json
+
+    from .load import load_run
+
+    paths = expand_folders(arguments.images)
+    folder = require_writable(arguments.out)
+    loaded = load_run(arguments.run, arguments.weights)
+    data = loaded.config.data
+    options = {"short_side": data.short_side, "long_side": data.long_side, "device": arguments.device}
+    results: list[dict[str, Any]] = []
+    bad: list[str] = []
+    for number, (path, target) in enumerate(zip(paths, _targets(paths, folder)), start=1):
+        try:
+            (found,) = predict_images(loaded.model, [path], threshold=arguments.threshold, **options)
+        except InputError as error:  # the remedy there speaks of annotations
+            bad.append(f"{error.where}: {error.what}")
+            continue
+        write_picture(found, loaded.classes, target)
+        print(f"{path}: {len(found.scores)} objects, {target}")
+        results += coco_results(found, number, loaded.category_ids)
+    if arguments.json:
+        require_writable(Path(arguments.json).parent)
+        write_json(Path(arguments.json), results)
+    for line in bad:
+        print(f"error: {line}", file=sys.stderr)
+    return 2 if bad else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``ssd-det-predict``; 2 if an image could not be read: the others are written all the same."""
+    return reporting(_predict, _parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
