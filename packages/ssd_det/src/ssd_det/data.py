@@ -158,6 +158,7 @@ def _shapes(data: Any) -> dict[str, Any]:
         "num_objects": tuple(data.num_objects),
         "object_size": tuple(data.object_size),
         "max_iou": data.max_iou,
+        "class_colours": data.class_colours,
     }
 
 

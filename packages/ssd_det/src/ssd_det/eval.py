@@ -1,11 +1,21 @@
-"""``ssd-det-eval``: COCO and VOC metrics of a trained detector, and the quality of its refined boxes."""
+"""``ssd-det-eval``: COCO and VOC metrics of a trained detector, and the quality of its refined boxes.
+
+ssd-det-eval run=outputs/ssd_det                               # on the run's own evaluation data
+ssd-det-eval run=outputs/ssd_det data.root=/data/coco          # the same data elsewhere
+ssd-det-eval run=outputs/ssd_det weights=other.safetensors     # other weights of the same network
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from omegaconf import DictConfig
 
     from vireo.data import DetectionDataset
 
@@ -44,10 +54,8 @@ def evaluate(model: SSDDet, batches: Iterable[Any], dataset: DetectionDataset) -
     truth = dataset.coco()
     metrics = evaluate_coco(truth, predictions)
     voc = voc_average_precision(truth, predictions)
-    per_class = {
-        name: {"AP": value, "VOC_AP50": voc["per_class"][name]} for name, value in metrics.pop("per_class").items()
-    }
-    return {**metrics, "VOC_AP50": voc["AP50"], "per_class": per_class}
+    named = {"AP_per_class": metrics.pop("per_class"), "VOC_AP50_per_class": voc["per_class"]}
+    return {**metrics, "VOC_AP50": voc["AP50"], **named}
 
 
 def refinement_quality(model: SSDDet, batches: Iterable[Any], limit: int | None = None) -> dict[str, float] | None:
@@ -67,7 +75,7 @@ def refinement_quality(model: SSDDet, batches: Iterable[Any], limit: int | None 
 
     from .boxes import clip_boxes, elementwise_iou
 
-    if model.refiner is None:
+    if model.refiner is None or limit == 0:
         return None
     model.eval()
     rows: list[torch.Tensor] = []
@@ -108,3 +116,50 @@ def refinement_quality(model: SSDDet, batches: Iterable[Any], limit: int | None 
         "iou_bag_mean": float(bag_mean.mean()),
         "iou_bag_best": float(bag_best.mean()),
     }
+
+
+@entry_point("ssd_det.conf", "eval")
+def main(config: DictConfig) -> None:
+    """Print the metrics of a trained detector on the evaluation data of its run or on other data; write them as JSON."""
+    from omegaconf import OmegaConf
+    from rich.console import Console
+    from rich.table import Table
+
+    from vireo.engine.devices import build_fabric
+    from vireo.engine.logs import write_json
+    from vireo.engine.rendezvous import join_torchrun
+
+    from .data import build_datasets, build_loader
+    from .load import load_run
+
+    loaded = load_run(config.run, config.weights)
+    data = OmegaConf.merge(loaded.config.data, config.data)
+    fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
+    join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")
+    fabric.launch()
+    train_set, val_set = build_datasets(data)
+    model = loaded.model.to(fabric.device)
+    here: dict[str, Any] = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
+    with fabric.autocast():
+        metrics = evaluate(model, build_loader(val_set, data, train=False, seed=0, **here), val_set)
+        quality = None
+        if config.refined:
+            given = build_loader(train_set, data, train=False, seed=0, **here)
+            quality = refinement_quality(model, given, config.refined // fabric.world_size)
+    if metrics is None:
+        return
+    metrics |= quality or {}
+    table = Table("metric", "value", title=f"{config.run}: {len(val_set)} images")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            table.add_row(name, f"{value:.4f}")
+    classes = Table("class", "AP", "VOC AP50")
+    for name, value in metrics["AP_per_class"].items():
+        classes.add_row(name, f"{value:.4f}", f"{metrics['VOC_AP50_per_class'][name]:.4f}")
+    Console().print(table, classes)
+    out = Path(config.out or Path(config.run) / "eval.json")
+    write_json(out, {"run": str(config.run), "metrics": metrics})
+
+
+if __name__ == "__main__":
+    main()

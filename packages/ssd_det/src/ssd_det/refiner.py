@@ -39,7 +39,8 @@ class Refinement:
         scores: ``(G,)`` bag scores of the last stage.
         stage1_boxes: ``(G, 4)`` after stage I.
         stage1_scores: ``(G,)``.
-        bags: the candidates after each step, ``(G, P, 4)``: neighbourhood, stage I, stage II.
+        bags: the candidates after each step: neighbourhood, stage I, stage II; ``(g, P, 4)`` for the ``g`` boxes that
+            were refined (all of them, unless ``max_boxes_per_image`` is set).
     """
 
     boxes: Tensor
@@ -78,6 +79,7 @@ class BoxRefiner(nn.Module):
         max_boxes_per_image: in training, refine at most so many boxes of an image, a random choice; the others stay
             as given.
         row_limit: RoI rows above which the perceptrons run in chunks that are recomputed in the backward pass.
+        init_std: of all linear layers; 0.01 suits the paper's widths, narrower perceptrons want more.
         mlp_dtype: run the perceptrons in this type (``"bfloat16"``); box arithmetic and losses stay float32.
 
     Raises:
@@ -109,6 +111,7 @@ class BoxRefiner(nn.Module):
         max_boxes_per_image: int | None = None,
         row_limit: int = 16384,
         mlp_dtype: str | torch.dtype | None = None,
+        init_std: float = 0.01,
     ) -> None:
         super().__init__()
         if stages not in (1, 2):
@@ -140,13 +143,13 @@ class BoxRefiner(nn.Module):
             if not share_sisd_mlp:
                 self.sisd_mlp = TwoLayerMLP(features, hidden)
             self.iou = nn.Linear(2 * hidden if object_relevance == "concat" else hidden, 1)
-        self.reset_parameters()
+        self.reset_parameters(init_std)
 
-    def reset_parameters(self) -> None:
-        """N(0, 0.01) weights and zero biases; class heads start at a probability of 0.01."""
+    def reset_parameters(self, std: float = 0.01) -> None:
+        """N(0, ``std``) weights and zero biases; class heads start at a probability of 0.01."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
+                nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
         for name in ("stage1_cls", "stage2_cls"):
             if hasattr(self, name):
@@ -238,7 +241,8 @@ class BoxRefiner(nn.Module):
             losses["loss_mil1"] = MIL_WEIGHT * mil_bag_loss(prob, ins, label, valid, kind="bce", normalizer=n)
         box1, score1 = select_and_merge(prob, ins, valid, label, bag, self.top_k, image_sizes=size, fallback=noisy)
         if self.stages == 1:
-            return Refinement(*_put_back(given, chosen, box1, score1), box1, score1, tuple(bags)), losses
+            first = _put_back(given, chosen, box1, score1)
+            return Refinement(*first, *first, tuple(bags)), losses
 
         # SPSD II, then the bag of stage II, all of it valid.
         if self.spsd:
@@ -293,7 +297,8 @@ class BoxRefiner(nn.Module):
             fallback=box1,
             instance_score_with_iou=self.instance_score_with_iou,
         )
-        return Refinement(*_put_back(given, chosen, box2, score2), box1, score1, tuple(bags)), losses
+        first, last = (_put_back(given, chosen, b, s) for b, s in ((box1, score1), (box2, score2)))
+        return Refinement(*last, *first, tuple(bags)), losses
 
     def _chosen(self, counts: Tensor, draws: Draws) -> Tensor:
         """Rows of the boxes to refine when images are crowded, in order."""

@@ -1,7 +1,7 @@
 """RoIAlign: torchvision's on a GPU, a sparse product on a CPU.
 
-torchvision's CPU kernel is single-threaded and scatters its gradient channel by channel; the refiner's thousands of boxes
-an image then take most of a training step. The operation is linear in the map, so on a CPU the bilinear weights are
+torchvision's CPU kernel is single-threaded and scatters its gradient channel by channel; the refiner's thousands of
+boxes an image then take most of a training step. The operation is linear in the map, so on a CPU the bilinear weights are
 written as one sparse matrix and multiplied by the map, with channels last. Forward and backward are then vectorised,
 threaded products (5 to 10 times as fast; same numbers up to rounding, see the tests).
 """
@@ -96,7 +96,7 @@ def _axis_taps(
 
 
 class _SparseRows(torch.autograd.Function):
-    """Weighted sums of rows of a table: ``output[i] = sum_j weights[j] * table[columns[j]]`` over the ``j`` of row i."""
+    """Weighted sums of rows of a table: ``output[i]`` sums ``weights[j] * table[columns[j]]`` over its ``j``."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, counts: Tensor, columns: Tensor, weights: Tensor) -> Tensor:

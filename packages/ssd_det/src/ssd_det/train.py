@@ -69,8 +69,8 @@ def main(config: DictConfig) -> None:
     skipped = skipped_lines(train_set, val_set, loader, val_loader)
     if run.is_main:
         write_skipped(run.output_dir, skipped)
-        draw_gallery(run.evaluated_model, train_set, val_set, config, run)
-    run.finish(report=lambda folder: write_run_report(folder, config))
+        draw_gallery(run.evaluated_model, train_set, val_set, config.data, run.output_dir, config.gallery_images)
+    run.finish(report=lambda folder: write_run_report(folder, "SSD-Det", plain(config.paper_metrics)))
 
 
 if __name__ == "__main__":

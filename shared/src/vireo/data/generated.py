@@ -36,6 +36,7 @@ class GeneratedShapes(DetectionDataset):
         num_objects: least and most objects of a picture.
         object_size: range of the longer box side in pixels.
         max_iou: greatest IoU of two boxes of a picture.
+        class_colours: let each class vary about a colour of its own, so that it is told apart by more than its outline.
         masks: give ``masks`` uint8 ``(N, H, W)`` in the target.
 
     Raises:
@@ -51,6 +52,7 @@ class GeneratedShapes(DetectionDataset):
         num_objects: tuple[int, int] = (1, 4),
         object_size: tuple[float, float] = (24, 70),
         max_iou: float = 0.1,
+        class_colours: bool = False,
         masks: bool = False,
     ) -> None:
         where = "GeneratedShapes"
@@ -63,7 +65,7 @@ class GeneratedShapes(DetectionDataset):
         if not 2 <= object_size[0] <= object_size[1] <= min(image_size):
             what = f"object_size {tuple(object_size)} is no range from 2 to the shorter image side ({min(image_size)})"
             raise InputError(what, where, "Use smaller objects or a larger image_size")
-        self.seed, self.masks = seed, masks
+        self.seed, self.masks, self.class_colours = seed, masks, class_colours
         self.height, self.width = image_size
         self.num_objects, self.object_size, self.max_iou = num_objects, object_size, max_iou
         records, next_id = [], 1
@@ -75,7 +77,7 @@ class GeneratedShapes(DetectionDataset):
     def load_image(self, index: int) -> Tensor:
         """Render the picture of sample ``index``; ``uint8 (3, H, W)`` RGB, channels-last in memory as decoders do."""
         picture = self._picture(index)
-        pixels = render(self._rng(picture, _PIXELS), self.height, self.width, self._shapes(picture))
+        pixels = render(self._rng(picture, _PIXELS), self.height, self.width, self._shapes(picture), self.class_colours)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def load_masks(self, index: int) -> Tensor | None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 KINDS = ("ellipse", "rectangle", "triangle")
+_KIND_COLOURS = np.array([(205, 70, 60), (75, 180, 80), (70, 95, 210)], np.float32)  # red, green and blue in the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +120,21 @@ def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, flo
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def render(rng: np.random.Generator, height: int, width: int, shapes: list[Shape]) -> np.ndarray:
-    """Paint a background with clutter, then the shapes in order; ``uint8 (height, width, 3)`` RGB."""
+def render(
+    rng: np.random.Generator, height: int, width: int, shapes: list[Shape], kind_colours: bool = False
+) -> np.ndarray:
+    """Paint a background with clutter, then the shapes in order; ``uint8 (height, width, 3)`` RGB.
+
+    With ``kind_colours`` each kind varies about a colour of its own, on backgrounds that are nearly grey.
+    """
     base = rng.uniform(40, 215, 3).astype(np.float32)
+    if kind_colours:
+        base = base.mean() + (base - base.mean()) * np.float32(0.35)
     canvas = _texture(rng, (height, width), base, strength=34)
     _draw_clutter(rng, canvas, base)
     for shape in shapes:
-        _paint(rng, canvas, shape, _contrasting(rng, base))
+        drawn = _contrasting(rng, base)
+        _paint(rng, canvas, shape, _KIND_COLOURS[shape.kind] + (drawn - 128) * 0.25 if kind_colours else drawn)
     canvas = cv2.GaussianBlur(canvas, (3, 3), float(rng.uniform(0.3, 0.8)))
     grain = _grain(rng, height, width, float(rng.uniform(2, 7)))
     return cv2.add(canvas, grain, dtype=cv2.CV_8U)  # rounds and saturates
