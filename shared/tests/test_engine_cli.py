@@ -29,6 +29,8 @@ FILES = {
         seed: 7
     """,
     "train.py": """
+        "tiny-train optim.lr=0.1"
+
         from vireo.engine.cli import entry_point
 
         @entry_point("tiny_app.conf", "train")
@@ -175,6 +177,7 @@ def test_help_is_quick_and_loads_nothing_heavy(application: Path, monkeypatch: p
     begin = time.perf_counter()
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     assert time.perf_counter() - begin < 5.0  # 0.6 s on an idle machine
+    assert shown.startswith("tiny-train optim.lr=0.1\n\n")
     assert "momentum: 0.9" in shown
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False 0.1\n"

@@ -6,6 +6,7 @@ Nothing heavy is imported here: ``--help`` must not wait for torch, so an entry 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def entry_point(config_module: str, config_name: str) -> Callable[[Callable[[Dic
     Before ``main`` runs, the overrides on the command line are checked (a misspelt key or an unknown experiment names
     the nearest valid one), every key must have a value, and ``output_dir``, if the configuration has one, must be
     writable. An ``InputError``, there or in ``main``, is printed on stderr and ends the process with status 2.
+    ``--help`` shows the docstring of the module, then the keys.
 
     Args:
         config_module: package with the configuration files, e.g. ``"ssd_det.conf"``.
@@ -47,8 +49,12 @@ def entry_point(config_module: str, config_name: str) -> Callable[[Callable[[Dic
             def task(config: DictConfig) -> Any:
                 return reporting(_checked(main), config)
 
-            reporting(_check_command_line, config_module, config_name)
             arguments = sys.argv
+            if {"-h", "--help"} & set(arguments[1:]):
+                print(
+                    inspect.getdoc(sys.modules[main.__module__]) or "", end="\n\n"
+                )  # usage, before Hydra's list of keys
+            reporting(_check_command_line, config_module, config_name)
             sys.argv = [arguments[0], *_with_quiet(arguments[1:])]
             try:
                 hydra.main(config_path=f"pkg://{config_module}", config_name=config_name, version_base="1.3")(task)()
