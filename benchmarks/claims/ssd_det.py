@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     claim = CLAIMS[arguments.data]
     arms = {name: claim.arms[name] for name in arguments.arms or claim.arms}
-    common = [f"experiment={claim.experiment}", *arguments.override]
+    common = [f"+experiment={claim.experiment}", *arguments.override]
     if arguments.data == "bccd":
         if arguments.root is None:
             parser.error("bccd needs --root, the folder that holds Annotations/, JPEGImages/ and ImageSets/")

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     for arm, (name, refiner) in ARMS.items():
         print(f"== {name}, trained on boxes with 40 % noise", flush=True)
-        command = [sys.executable, "-m", "ssd_det.train", "experiment=demo", f"refiner={refiner}"]
+        command = [sys.executable, "-m", "ssd_det.train", "+experiment=demo", f"refiner={refiner}"]
         command += [f"output_dir={arguments.output / arm}"]
         status = subprocess.run([*command, f"seed={arguments.seed}", *arguments.overrides]).returncode
         if status:

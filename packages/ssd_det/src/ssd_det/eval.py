@@ -120,7 +120,7 @@ def refinement_quality(model: SSDDet, batches: Iterable[Any], limit: int | None 
 
 @entry_point("ssd_det.conf", "eval")
 def main(config: DictConfig) -> None:
-    """Print the metrics of a trained detector on the evaluation data of its run or on other data; write them as JSON."""
+    """Print the metrics of a trained detector on the evaluation data of its run or on other data; write a JSON."""
     from omegaconf import OmegaConf
     from rich.console import Console
     from rich.table import Table

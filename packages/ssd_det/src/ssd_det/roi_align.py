@@ -1,9 +1,9 @@
 """RoIAlign: torchvision's on a GPU, a sparse product on a CPU.
 
 torchvision's CPU kernel is single-threaded and scatters its gradient channel by channel; the refiner's thousands of
-boxes an image then take most of a training step. The operation is linear in the map, so on a CPU the bilinear weights are
-written as one sparse matrix and multiplied by the map, with channels last. Forward and backward are then vectorised,
-threaded products (5 to 10 times as fast; same numbers up to rounding, see the tests).
+boxes an image then take most of a training step. The operation is linear in the map, so on a CPU the bilinear weights
+are written as one sparse matrix and multiplied by the map, channels last: forward and backward become vectorised,
+threaded products with the same numbers up to rounding (see the tests).
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ torchrun --nproc-per-node 8 -m ssd_det.train +experiment=...     # several proce
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vireo.engine.cli import entry_point
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from .model import SSDDet
 
 
 @entry_point("ssd_det.conf", "train")
@@ -62,14 +64,16 @@ def main(config: DictConfig) -> None:
             stats = {name: value for name, value in outputs.items() if name.startswith("stat_")}
             run.step(losses, image_ids=[int(target["image_id"]) for target in targets], monitors=stats)
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-            metrics = evaluate(run.evaluated_model, val_loader, val_set)
-            quality = refinement_quality(run.evaluated_model, given_loader, config.eval_refined // run.world_size)
+            evaluated = cast("SSDDet", run.evaluated_model)
+            metrics = evaluate(evaluated, val_loader, val_set)
+            quality = refinement_quality(evaluated, given_loader, config.eval_refined // run.world_size)
             run.record({**metrics, **(quality or {})} if metrics is not None else None)
 
     skipped = skipped_lines(train_set, val_set, loader, val_loader)
     if run.is_main:
         write_skipped(run.output_dir, skipped)
-        draw_gallery(run.evaluated_model, train_set, val_set, config.data, run.output_dir, config.gallery_images)
+        evaluated = cast("SSDDet", run.evaluated_model)
+        draw_gallery(evaluated, train_set, val_set, config.data, run.output_dir, config.gallery_images)
     run.finish(report=lambda folder: write_run_report(folder, "SSD-Det", plain(config.paper_metrics)))
 
 
