@@ -84,7 +84,7 @@ def build_training_set(data: Any) -> DetectionDataset:
             drop_empty=data.drop_empty,
         )
     elif data.format == "voc" and data.train_annotations:
-        train = CocoDetection(_root(data) / "JPEGImages", data.train_annotations, on_error=data.on_error)
+        train = CocoDetection(_root(data) / "JPEGImages", _root(data) / data.train_annotations, on_error=data.on_error)
     elif data.format == "voc":
         train = VocDetection(_root(data), data.train_split, classes=data.classes, on_error=data.on_error)
     else:
