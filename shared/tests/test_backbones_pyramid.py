@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from torch import nn
 from vireo.backbones import FPN, FixedStatsBatchNorm2d, load_registrations, pyramid_backbone
 from vireo.errors import InputError
 
-NARROW = {"channels": (8, 16, 24, 32)}
+NARROW: dict[str, Any] = {"channels": (8, 16, 24, 32)}
 
 
 def test_maps_have_the_requested_strides_and_channels() -> None:
-    backbone = pyramid_backbone("resnet18", norm="gn", strides=(8, 32), channels=(32, 64, 96, 128))
+    backbone: Any = pyramid_backbone("resnet18", norm="gn", strides=(8, 32), channels=(32, 64, 96, 128))
     maps = backbone(torch.randn(1, 3, 64, 96))
     assert backbone.feature_info.channels() == [64, 128]
     assert [tuple(m.shape) for m in maps] == [(1, 64, 8, 12), (1, 128, 2, 3)]
@@ -32,7 +33,7 @@ def test_parameter_names_are_torchvisions() -> None:
 
 def test_fixed_batch_norm_keeps_its_statistics_and_trains_its_gain() -> None:
     backbone = pyramid_backbone("resnet18", norm="fixed_bn", **NARROW).train()
-    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms: list[Any] = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert all(isinstance(m, FixedStatsBatchNorm2d) and not m.training for m in norms)
     before = [m.running_mean.clone() for m in norms]
@@ -42,7 +43,7 @@ def test_fixed_batch_norm_keeps_its_statistics_and_trains_its_gain() -> None:
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("bn", nn.BatchNorm2d), ("gn", nn.GroupNorm)])
-def test_norm_choices(norm: str, kind: type[nn.Module]) -> None:
+def test_norm_choices(norm: Any, kind: type[nn.Module]) -> None:
     backbone = pyramid_backbone("resnet18", norm=norm, channels=(32, 64, 96, 128))
     assert any(type(m) is kind or isinstance(m, kind) for m in backbone.modules())
     assert not any(isinstance(m, FixedStatsBatchNorm2d) for m in backbone.modules())
@@ -88,7 +89,7 @@ def test_registrations_can_be_loaded_repeatedly() -> None:
 
 
 @pytest.mark.parametrize(("norm", "extra", "levels"), [("gn", "conv", 3), ("none", "pool", 3), ("none", "none", 2)])
-def test_fpn_shapes(norm: str, extra: str, levels: int) -> None:
+def test_fpn_shapes(norm: Any, extra: Any, levels: int) -> None:
     fpn = FPN([8, 16], 32, norm, extra)
     maps = fpn([torch.randn(2, 8, 9, 13), torch.randn(2, 16, 5, 7)])
     shapes = [(2, 32, 9, 13), (2, 32, 5, 7), (2, 32, 3, 4)]

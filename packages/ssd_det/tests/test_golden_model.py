@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_golden_refiner(file: str, variant: str) -> None:
     coco = file == "refiner_coco"
     classes, seed = (80, 0) if coco else (20, 1)
     spsd, sisd = VARIANTS[variant]
-    bag = {} if coco else {"ratios": RATIOS_LOW_NOISE, "shakes": SHAKES_LOW_NOISE}
+    bag: dict[str, Any] = {} if coco else {"ratios": RATIOS_LOW_NOISE, "shakes": SHAKES_LOW_NOISE}
     refiner = BoxRefiner(classes, spsd=spsd, sisd=sisd, **bag)
     model = SSDDet(NoBackbone(), classes, refiner)
     fill_official(model, seed)
@@ -110,9 +111,8 @@ def test_golden_refiner(file: str, variant: str) -> None:
 
 
 def refiner_only(model: SSDDet) -> nn.Module:
-    wrapper = nn.Module()
-    wrapper.refiner = model.refiner
-    return wrapper
+    assert model.refiner is not None
+    return nn.ModuleDict({"refiner": model.refiner})
 
 
 def detector() -> SSDDet:
