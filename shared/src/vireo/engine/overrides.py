@@ -81,23 +81,25 @@ class _Composer:
         return found
 
     def explain(self, overrides: list[Any], texts: list[str], error: Exception) -> InputError:
-        """The message for ``error``: finds the first override that cannot be accepted beside all acceptable ones."""
+        """The message for ``error``: finds the first override that cannot be accepted beside all acceptable ones.
+
+        Choices of groups come first, as they decide which keys there are; then keys that do not exist, which needs no
+        further composition; then whatever else Hydra refuses.
+        """
         from hydra.errors import HydraException
 
-        accepted: list[str] = []
-        pending = list(zip(overrides, texts))
-        progress = True
-        while progress:
-            progress = False
-            for item in list(pending):
-                try:
-                    self.compose([*accepted, item[1]])
-                except HydraException as problem:
-                    error = problem
-                else:
-                    accepted.append(item[1])
-                    pending.remove(item)
-                    progress = True
+        groups = set(self.groups())
+        items = list(zip(overrides, texts))
+        choices = [item for item in items if str(item[0].key_or_group) in groups]
+        accepted, pending = self._acceptable(choices)
+        if not pending:
+            config = self.compose(accepted)
+            values = [item for item in items if item not in choices]
+            keys = {*config_keys(config), *(str(item[0].key_or_group) for item in values if item[0].is_add())}
+            unknown = [item for item in values if str(item[0].key_or_group) not in keys]
+            if unknown:
+                return self._explain_one(*unknown[0], error, config)
+            accepted, pending = self._acceptable(items)
         if not pending:
             return InputError(_headline(error), f"configuration {self.module}/{self.name}", "see --help")
         override, text = pending[0]
@@ -106,6 +108,25 @@ class _Composer:
         except HydraException as problem:
             error = problem
         return self._explain_one(override, text, error, self.compose(accepted))
+
+    def _acceptable(self, items: list[tuple[Any, str]]) -> tuple[list[str], list[tuple[Any, str]]]:
+        """The texts that can be composed beside each other, and the items that cannot join them."""
+        from hydra.errors import HydraException
+
+        accepted: list[str] = []
+        pending = list(items)
+        progress = True
+        while progress:
+            progress = False
+            for item in list(pending):
+                try:
+                    self.compose([*accepted, item[1]])
+                except HydraException:
+                    continue
+                accepted.append(item[1])
+                pending.remove(item)
+                progress = True
+        return accepted, pending
 
     def _explain_one(self, override: Any, text: str, error: Exception, config: Any) -> InputError:
         key = str(override.key_or_group)
