@@ -28,6 +28,12 @@ def test_equals_torchvision_forward_and_backward(size: int, scale: float) -> Non
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_half_precision_maps_do_not_round_the_boxes() -> None:
+    features = torch.randn(1, 4, 200, 300).bfloat16()
+    rois = torch.tensor([[0.0, 1001.3, 601.7, 1043.9, 652.2]])
+    torch.testing.assert_close(roi_align(features, rois, 7, 0.25), roi_align(features.float(), rois, 7, 0.25))
+
+
 def test_no_boxes() -> None:
     features = torch.randn(1, 4, 8, 8, requires_grad=True)
     pooled = roi_align(features, torch.zeros(0, 5), 7, 0.25)

@@ -20,7 +20,7 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float) -> Tensor
     """Aligned RoIAlign with adaptive sampling (``aligned=True, sampling_ratio=0``).
 
     Args:
-        features: ``(B, C, H, W)``.
+        features: ``(B, C, H, W)``; half precision is read as float32, because boxes do not survive it.
         rois: ``(R, 5)``: image index and ``x1, y1, x2, y2`` in input pixels; without gradient.
         size: side of the output.
         scale: map pixels per input pixel.
@@ -28,6 +28,8 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float) -> Tensor
     Returns:
         ``(R, C, size, size)``.
     """
+    if features.dtype in (torch.bfloat16, torch.float16):
+        features = features.float()
     plain = features.device.type != "cpu" or features.dtype != torch.float32 or not torch.backends.mkl.is_available()
     if plain or len(rois) == 0:
         return ops.roi_align(features, rois.to(features.dtype), size, scale, sampling_ratio=0, aligned=True)
