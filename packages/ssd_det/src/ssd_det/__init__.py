@@ -6,7 +6,20 @@ The public surface is imported on first use, so that ``import ssd_det`` and ever
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the interpreter
+    from .bags import neighborhood_proposals as neighborhood_proposals
+    from .bags import random_negatives as random_negatives
+    from .bags import select_and_merge as select_and_merge
+    from .losses import mil_bag_loss as mil_bag_loss
+    from .model import SSDDet as SSDDet
+    from .noise import make_noisy_coco as make_noisy_coco
+    from .noise import perturb_boxes as perturb_boxes
+    from .official import from_official as from_official
+    from .official import to_official as to_official
+    from .refine import refine_annotations as refine_annotations
+    from .refiner import BoxRefiner as BoxRefiner
 
 __version__ = "0.1.0"
 
