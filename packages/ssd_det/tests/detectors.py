@@ -13,7 +13,7 @@ from vireo.data.random import counter_key
 
 SIDE = 96
 CLASSES = 3
-REFINER: dict[str, Any] = {"num_negatives": 40, "ratios": (1.0, 0.8, 1.2), "shakes": (0.1,)}
+REFINER: dict[str, Any] = {"num_negatives": 40, "ratios": (1.0, 0.8), "shakes": (0.1,)}
 
 
 def small_detector(kind: type[SSDDet] = SSDDet, *, box_score: float = 0.05, seed: int = 0, **options: Any) -> Any:
