@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ssd_det.model import SSDDet
@@ -66,6 +68,36 @@ def targets_of(boxes: list[Tensor], labels: list[Tensor], keyed: bool = True) ->
     """Training targets, with counter keys."""
     keys = {i: {"key": torch.tensor(counter_key(0, 0, i))} if keyed else {} for i in range(len(boxes))}
     return [{"boxes": b, "labels": c, **keys[i]} for i, (b, c) in enumerate(zip(boxes, labels))]
+
+
+def batch(seed: int = 0, counts: tuple[int, ...] = (3, 2)) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Images and keyed targets."""
+    images, boxes, labels, _ = random_batch(seed, counts)
+    return images, targets_of(boxes, labels)
+
+
+def train_step(model: SSDDet, images: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Forward and backward; the outputs, detached."""
+    outputs = model.train()(images, targets)
+    model.zero_grad()
+    torch.stack([v for k, v in outputs.items() if k.startswith("loss_")]).sum().backward()
+    return {name: value.detach() for name, value in outputs.items()}
+
+
+def step_of_one_of_two(rank: int, folder: str) -> None:
+    """One of two processes: a step on its image of ``batch(counts=(3, 1))``; means are written to ``two.pt``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    images, targets = batch(counts=(3, 1))
+    model = small_detector()
+    losses = train_step(model, images[rank : rank + 1], targets[rank : rank + 1])
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    table = torch.stack([losses[name] for name in sorted(losses)])
+    for values in (gradient, table):
+        dist.all_reduce(values)
+    if rank == 0:
+        torch.save({"gradient": gradient / 2, "losses": table / 2}, Path(folder) / "two.pt")
+    dist.destroy_process_group()
 
 
 def features(model: SSDDet) -> list[Tensor]:
