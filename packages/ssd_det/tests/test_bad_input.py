@@ -22,6 +22,12 @@ SKIP = "set data.on_error=skip"
 FIRST = "train_000000"
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves take longer than these runs."""
+    monkeypatch.setattr("ssd_det.report.write_run_report", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_shapes(tmp_path_factory.mktemp("shapes"))
