@@ -142,12 +142,14 @@ def test_evaluation_is_plain_faster_rcnn_and_weights_round_trip(tmp_path: Path) 
 
 
 def test_unfit_settings() -> None:
-    with pytest.raises(ValueError, match="refine or repeat"):
+    with pytest.raises(InputError, match="refine or repeat"):
         oa_mil(extension="random")
-    with pytest.raises(ValueError, match="no refiner"):
+    with pytest.raises(InputError, match="no refiner"):
         oa_mil(refiner={})
-    with pytest.raises(ValueError, match="delta or corner"):
-        BoxCoder("centre", (1.0, 1.0, 1.0, 1.0))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="delta or corner"):
+        oa_mil(rpn_options={"box_coder": "centre"})
+    with pytest.raises(InputError, match="gn or none"):
+        oa_mil(neck_norm="bn")
 
 
 def test_configuration_builds_it_and_refuses_a_refiner() -> None:

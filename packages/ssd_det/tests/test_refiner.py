@@ -16,6 +16,7 @@ from ssd_det.boxes import decode_boxes, decode_corners, elementwise_iou, encode_
 from ssd_det.draws import KeyedDraws, TorchDraws
 from ssd_det.refiner import BoxRefiner, Refinement
 from vireo.data.random import counter_key
+from vireo.errors import InputError
 
 BASIC = {"spsd": False, "sisd": False}
 LOSSES = {"loss_spsd1", "loss_mil1", "loss_spsd2", "loss_mil2", "loss_negatives", "loss_sisd"}
@@ -241,11 +242,18 @@ def test_perceptrons_in_bfloat16_stay_close_and_boxes_stay_float32(dtype: Any) -
     assert not torch.equal(found.boxes, found_low.boxes)  # it did run in the other type
 
 
-def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="stages must be 1 or 2"):
-        BoxRefiner(3, stages=3)
-    with pytest.raises(ValueError, match="object_relevance"):
-        BoxRefiner(3, object_relevance="multiply")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": 3}, "refiner.stages: 3 stages. use 1 or 2."),
+        ({"object_relevance": "multiply"}, "refiner.object_relevance: unknown choice 'multiply'"),
+        ({"mlp_dtype": "half_float"}, "refiner.mlp_dtype: no such type: 'half_float'"),
+    ],
+)
+def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        BoxRefiner(3, **options)
+    assert message in str(caught.value)
 
 
 coordinate = st.floats(-50, 150, width=32)

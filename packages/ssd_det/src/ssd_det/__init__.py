@@ -32,6 +32,7 @@ _HOMES = {
     "mil_bag_loss": "losses",
     "BoxRefiner": "refiner",
     "SSDDet": "model",
+    "OAMILDet": "oamil",
     "refine_annotations": "refine",
     "from_official": "official",
     "to_official": "official",

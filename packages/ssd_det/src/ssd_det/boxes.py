@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vireo.errors import InputError
+
 MAX_LOG_RATIO = abs(math.log(16 / 1000))  # a decoded side changes at most 62.5-fold
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
 ROI_STDS = (0.1, 0.1, 0.2, 0.2)
@@ -114,7 +116,7 @@ class BoxCoder:
 
     def __post_init__(self) -> None:
         if self.kind not in ("delta", "corner"):
-            raise ValueError(f"box_coder must be delta or corner, not {self.kind!r}")
+            raise InputError(f"unknown coder {self.kind!r}", "box_coder", "use delta or corner")
 
     def encode(self, reference: Tensor, target: Tensor) -> Tensor:
         """Offsets that move ``reference`` onto ``target``; shapes ``(..., 4)`` broadcast."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vireo.backbones import FPN, pyramid_backbone
 from vireo.engine.hub import Pretrained
+from vireo.errors import InputError
 
 from .boxes import elementwise_iou
 from .draws import Draws, draws_for
@@ -42,6 +43,9 @@ class SSDDet(nn.Module, Pretrained):
         pretrained, norm, frozen_stages, backbone_weights, backbone_options: see ``vireo.backbones.pyramid_backbone``.
         rcnn_options: further arguments of :class:`RCNNHead`.
         rpn_options: further arguments of :class:`RegionProposalNetwork`.
+
+    Raises:
+        InputError: for an unknown backbone, ``neck_norm`` or other choice, or weights that cannot be loaded.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class SSDDet(nn.Module, Pretrained):
         rpn_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if neck_norm not in ("gn", "none"):
+            raise InputError(f"unknown choice {neck_norm!r}", "model.neck_norm", "use gn or none")
         if isinstance(backbone, str):
             backbone = pyramid_backbone(
                 backbone,

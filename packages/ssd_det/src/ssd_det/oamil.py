@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vireo.errors import InputError
+
 from .draws import Draws
 from .model import SSDDet
 
@@ -84,7 +86,7 @@ class OAMILDet(SSDDet):
         **options: of :class:`~ssd_det.model.SSDDet`, except ``refiner``.
 
     Raises:
-        ValueError: for an unknown ``extension``, or with a ``refiner``.
+        InputError: for an unknown ``extension``, or with a ``refiner``.
     """
 
     def __init__(
@@ -98,9 +100,9 @@ class OAMILDet(SSDDet):
         **options: Any,
     ) -> None:
         if extension not in ("refine", "repeat"):
-            raise ValueError(f"extension must be refine or repeat, not {extension!r}")
+            raise InputError(f"unknown extension {extension!r}", "model.oa_mil.extension", "use refine or repeat")
         if options.pop("refiner", None) is not None:
-            raise ValueError("OA-MIL selects boxes in the R-CNN head; it has no refiner")
+            raise InputError("OA-MIL selects boxes in the R-CNN head; it has no refiner", "refiner", "leave it out")
         super().__init__(backbone, num_classes, refiner=None, **options)
         self.selection_weight, self.extension = selection_weight, extension
         self.selection_epoch, self.extension_epoch = selection_epoch, extension_epoch

@@ -31,7 +31,7 @@ class RCNNHead(nn.Module):
         box_coder: see :class:`~ssd_det.boxes.BoxCoder`.
 
     Raises:
-        ValueError: for an unknown ``box_coder``.
+        InputError: for an unknown ``box_coder``.
     """
 
     def __init__(

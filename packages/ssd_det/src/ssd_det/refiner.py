@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vireo.errors import InputError
+
 from .bags import RATIOS, SHAKES, neighborhood_proposals, random_negatives, select_and_merge
 from .boxes import ROI_STDS, decode_boxes
 from .draws import Draws, TorchDraws, mask_at_most, mean_over_processes
@@ -83,7 +85,7 @@ class BoxRefiner(nn.Module):
         mlp_dtype: run the perceptrons in this type (``"bfloat16"``); box arithmetic and losses stay float32.
 
     Raises:
-        ValueError: for an unknown ``object_relevance`` or number of stages.
+        InputError: for an unknown ``object_relevance``, ``mlp_dtype`` or number of stages.
     """
 
     def __init__(
@@ -115,9 +117,13 @@ class BoxRefiner(nn.Module):
     ) -> None:
         super().__init__()
         if stages not in (1, 2):
-            raise ValueError(f"stages must be 1 or 2, not {stages}")
+            raise InputError(f"{stages} stages", "refiner.stages", "use 1 or 2")
         if object_relevance not in ("add", "none", "subtract", "concat"):
-            raise ValueError(f"object_relevance must be add, none, subtract or concat, not {object_relevance!r}")
+            raise InputError(
+                f"unknown choice {object_relevance!r}", "refiner.object_relevance", "use add, none, subtract or concat"
+            )
+        if isinstance(mlp_dtype, str) and not isinstance(getattr(torch, mlp_dtype, None), torch.dtype):
+            raise InputError(f"no such type: {mlp_dtype!r}", "refiner.mlp_dtype", "use bfloat16, float16 or null")
         self.num_classes, self.roi_size, self.strides = num_classes, roi_size, tuple(strides)
         self.spsd, self.sisd, self.stages = spsd, sisd and stages == 2, stages
         self.ratios, self.shakes, self.top_k = tuple(ratios), tuple(shakes), top_k

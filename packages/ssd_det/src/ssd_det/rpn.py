@@ -42,7 +42,7 @@ class RegionProposalNetwork(nn.Module):
         smooth_l1_beta: of the box loss; 0 is plain L1 (OA-MIL and the published baselines).
 
     Raises:
-        ValueError: for an unknown ``box_coder``.
+        InputError: for an unknown ``box_coder``.
     """
 
     def __init__(
