@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,33 @@ def test_noise_refine_and_train_again(run: Path, shapes: Path, noisy: Path, tmp_
     assert outcome.status == 0, outcome.err
     plain = call("refine", f"run={tmp_path}/run", f"out={tmp_path}/x.json")
     assert "has no refiner" in plain.mistake()
+
+
+def test_eval_on_other_data(shapes: Path, run: Path, tmp_path: Path) -> None:
+    folder, trained = tmp_path / "data", tmp_path / "run"
+    outcome = call("train", *VOC, f"data.root={shapes}", f"output_dir={trained}", "refiner=none")
+    assert outcome.status == 0, outcome.err
+    export_shapes(folder, val=6)
+    arguments = [f"run={trained}", f"data.root={folder}"]
+    assert call("eval", *arguments, "data.val_split=train").status == 0
+    shutil.rmtree(folder / "annotations")
+    (folder / "ImageSets" / "Main" / "train.txt").unlink()  # it needs no training data for a plain detector
+    outcome = call("eval", *arguments)
+    assert outcome.status == 0, outcome.err
+    assert "6 images" in outcome.out
+    for path in list((folder / "JPEGImages").glob("val_*"))[:2]:
+        path.unlink()
+    assert "set data.on_error=skip" in call("eval", *arguments).mistake()
+    assert "4 images" in call("eval", *arguments, "data.on_error=skip").out
+    assert "data.val_annotations: the run's data (data=voc) has no such setting" in (
+        call("eval", *arguments, "data.val_annotations=x.json").mistake()
+    )
+    assert "nearest key is 'data.root'" in call("eval", f"run={run}", "data.rot=x").mistake()
+    for xml in (folder / "Annotations").iterdir():
+        xml.write_text(xml.read_text().replace("ellipse", "circle"))
+    assert "differ from the model's (not among the model's: circle; absent: ellipse)" in (
+        call("eval", *arguments, "data.on_error=skip").mistake()
+    )
 
 
 def test_train_and_refine_voc(shapes: Path, tmp_path: Path) -> None:

@@ -121,43 +121,52 @@ def refinement_quality(model: SSDDet, batches: Iterable[Any], limit: int | None 
 @entry_point("ssd_det.conf", "eval")
 def main(config: DictConfig) -> None:
     """Print the metrics of a trained detector on the evaluation data of its run or on other data; write a JSON."""
-    from omegaconf import OmegaConf
+    import sys
+
     from rich.console import Console
     from rich.table import Table
 
     from vireo.engine.devices import build_fabric
+    from vireo.engine.folder import require_writable
     from vireo.engine.logs import write_json
     from vireo.engine.rendezvous import join_torchrun
 
-    from .data import build_datasets, build_loader
-    from .load import load_run
+    from .data import build_evaluation_set, build_loader, build_training_set, skipped_lines
+    from .load import changed_data, load_run, require_classes
 
+    out = Path(config.out or Path(config.run) / "eval.json")
     loaded = load_run(config.run, config.weights)
-    data = OmegaConf.merge(loaded.config.data, config.data)
+    require_writable(out.parent)
+    data = changed_data(loaded.config.data, config.data)
     fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
     join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")
     fabric.launch()
-    train_set, val_set = build_datasets(data)
+    val_set = build_evaluation_set(data)
+    require_classes(val_set.classes, loaded.classes, f"evaluation data of {config.run}")
     model = loaded.model.to(fabric.device)
     here: dict[str, Any] = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
     with fabric.autocast():
-        metrics = evaluate(model, build_loader(val_set, data, train=False, seed=0, **here), val_set)
+        loader = build_loader(val_set, data, train=False, seed=0, **here)
+        metrics = evaluate(model, loader, val_set)
         quality = None
-        if config.refined:
-            given = build_loader(train_set, data, train=False, seed=0, **here)
+        if config.refined and model.refiner is not None:
+            given = build_loader(build_training_set(data), data, train=False, seed=0, **here)
             quality = refinement_quality(model, given, config.refined // fabric.world_size)
+    skipped = skipped_lines(val_set, loader)
     if metrics is None:
         return
     metrics |= quality or {}
-    table = Table("metric", "value", title=f"{config.run}: {len(val_set)} images")
+    for line in skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    table = Table("metric", "value")
     for name, value in metrics.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.4f}")
     classes = Table("class", "AP", "VOC AP50")
     for name, value in metrics["AP_per_class"].items():
         classes.add_row(name, f"{value:.4f}", f"{metrics['VOC_AP50_per_class'][name]:.4f}")
+    print(f"{config.run}: {len(val_set)} images")
     Console().print(table, classes)
-    out = Path(config.out or Path(config.run) / "eval.json")
     write_json(out, {"run": str(config.run), "metrics": metrics})
 
 

@@ -92,6 +92,25 @@ def load_detector(model: SSDDet, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{error.what}; the layout is the authors'", str(path), error.remedy) from error
 
 
+def changed_data(data: DictConfig, changes: DictConfig) -> DictConfig:
+    """A run's data configuration with those of ``changes`` that are not null.
+
+    Raises:
+        InputError: a change that this kind of data does not know.
+    """
+    given = {str(key): value for key, value in changes.items() if value is not None}
+    unknown = [key for key in given if key not in data]
+    if unknown:
+        raise InputError(
+            f"the run's data (data={data.format}) has no such setting",
+            ", ".join(f"data.{key}" for key in unknown),
+            f"it has {', '.join(str(key) for key in data)}",
+        )
+    merged = OmegaConf.merge(data, given)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 def require_classes(classes: Iterable[str], expected: Iterable[str], where: str) -> None:
     """Check that a data set numbers its classes as a model does.
 

@@ -131,14 +131,14 @@ def main(config: DictConfig) -> None:
     """Write the refined annotations and print what refinement did."""
     import sys
 
-    from .load import load_run
+    from .load import changed_data, load_run
 
     out = Path(config.out or Path(config.run) / "refined.json")
     if config.annotations:
         _require_other_file(out, Path(config.annotations))
     loaded = load_run(config.run, config.weights)
-    dataset, content = _source(config, loaded)
-    data = loaded.config.data
+    data = changed_data(loaded.config.data, config.data)
+    dataset, content = _source(config, data, loaded)
     report = refine_dataset(
         loaded.model,
         dataset,
@@ -147,15 +147,15 @@ def main(config: DictConfig) -> None:
         thresholds={"bad_iou": config.bad_iou, "high_overlap": config.high_overlap},
         short_side=data.short_side,
         long_side=data.long_side,
-        batch_size=config.batch_size or data.eval_batch_size,
-        workers=data.workers if config.workers is None else config.workers,
+        batch_size=data.eval_batch_size,
+        workers=data.workers,
         device=None if config.device == "auto" else config.device,
         progress=sys.stderr.isatty(),
     )
     print(report.table())
 
 
-def _source(config: DictConfig, loaded: LoadedRun) -> tuple[DetectionDataset, dict[str, Any] | None]:
+def _source(config: DictConfig, data: DictConfig, loaded: LoadedRun) -> tuple[DetectionDataset, dict[str, Any] | None]:
     """The data set to refine, and the file's content where it is a COCO json."""
     from vireo.data import CocoDetection, VocDetection
     from vireo.data.coco_json import read_json
@@ -171,16 +171,12 @@ def _source(config: DictConfig, loaded: LoadedRun) -> tuple[DetectionDataset, di
         if not config.images:
             raise InputError("no image folder given", "images", "add images=DIR, the folder of the annotated images")
         where = str(config.annotations)
-        dataset = CocoDetection(config.images, where, on_error=config.data.on_error, min_box=MIN_BOX)
+        dataset = CocoDetection(config.images, where, on_error=data.on_error, min_box=MIN_BOX)
         content = read_json(Path(where))
     elif config.voc:
         where = f"{config.voc} ({config.split})"
-        dataset = VocDetection(config.voc, config.split, classes=loaded.classes, on_error=config.data.on_error)
+        dataset = VocDetection(config.voc, config.split, classes=loaded.classes, on_error=data.on_error)
     else:
-        data = loaded.config.data.copy()
-        data.on_error = config.data.on_error
-        if config.data.root:
-            data.root = config.data.root
         where = f"training data of {config.run}"
         dataset = build_training_set(data)
     require_classes(dataset.classes, loaded.classes, where)
