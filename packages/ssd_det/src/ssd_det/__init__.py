@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the 
     from .model import SSDDet as SSDDet
     from .noise import make_noisy_coco as make_noisy_coco
     from .noise import perturb_boxes as perturb_boxes
+    from .oamil import OAMILDet as OAMILDet
     from .official import from_official as from_official
     from .official import to_official as to_official
     from .refine import refine_annotations as refine_annotations
