@@ -80,6 +80,8 @@ def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
 def test_unknown_names_and_strides() -> None:
     with pytest.raises(InputError, match=r"unknown backbone 'resnet5O'.*resnet50"):
         pyramid_backbone("resnet5O")
+    with pytest.raises(InputError, match=r"model\.norm.*fixed_bn"):
+        pyramid_backbone("resnet18", norm="layer")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="strides"):
         pyramid_backbone("resnet18", strides=(3,))
 

@@ -74,6 +74,8 @@ def pyramid_backbone(
             "bn": nn.BatchNorm2d,
             "gn": GroupNorm,
         }
+        if norm not in layers:
+            raise InputError(f"unknown normalisation {norm!r}", "model.norm", f"use one of {', '.join(layers)}")
         kwargs["norm_layer"] = layers[norm]
     reductions = _reductions(name)
     if not set(strides) <= set(reductions):
