@@ -15,7 +15,10 @@ import torch
 from command_line import COCO, GENERATED, VOC, call, copy_of, export_shapes
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning"),
+]
 
 Damage = Callable[[Path], object]
 SKIP = "set data.on_error=skip"

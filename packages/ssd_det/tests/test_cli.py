@@ -54,6 +54,20 @@ def test_help_is_quick_and_loads_nothing_heavy(script: str) -> None:
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 4.0  # not the time others take
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["train", "optim.lrr=1"], ["eval", "run=nowhere"], ["predict", "."], ["noise", "--coco", "x", "--level=2"]],
+)
+def test_exit_status_of_a_mistake(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"ssd_det.{command[0]}", *command[1:]], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_leaves_its_files(run: Path) -> None:
     names = {"config.yaml", "classes.json", "config.json", "log.jsonl", "metrics.json", "model.safetensors"}
     assert names | {"report.html"} <= {path.name for path in run.iterdir()}
@@ -189,7 +203,7 @@ def test_train_and_refine_voc(shapes: Path, tmp_path: Path) -> None:
         (["annotations={noisy}", "images={tmp}/nothing"], "image folder is missing"),
         (["annotations={tmp}/nothing.json", "images={shapes}/JPEGImages"], "annotation file is missing"),
         (["annotations={noisy}", "images={shapes}/JPEGImages", "voc={shapes}"], "are both given"),
-        (["out=/proc/nowhere/x.json"], "Choose a folder that is writable"),
+        (["out=/proc/nowhere/x.json"], "/proc/nowhere: the output folder cannot be written"),
         (["run={tmp}"], "holds no config.yaml"),
         (["weights={tmp}/nothing.pt"], "no such file"),
         (["ot=x"], "nearest key is 'out'"),
@@ -263,7 +277,9 @@ def test_mistakes_in_predict(run: Path, tmp_path: Path) -> None:
     Image.new("RGB", (SIZE, SIZE)).save(picture)
     (tmp_path / "empty").mkdir()
     assert "no image in this folder" in call("predict", tmp_path / "empty", "--run", run).mistake()
-    assert "would replace the image" in call("predict", picture, "--run", run, "--out", tmp_path).mistake()
+    assert "would replace images" in call("predict", picture, "--run", run, "--out", tmp_path).mistake()
     assert "holds no config.yaml" in call("predict", picture, "--run", tmp_path, "--out", tmp_path / "o").mistake()
+    outcome = call("predict", picture, "--run", run, "--out", "/proc/nowhere")
+    assert "choose another folder with --out" in outcome.mistake()
     outcome = call("predict", tmp_path / "gone.png", "--run", run, "--out", tmp_path / "o")
     assert outcome.mistake() == f"error: {tmp_path}/gone.png: image file is missing"

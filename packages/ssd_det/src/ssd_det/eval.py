@@ -136,7 +136,7 @@ def main(config: DictConfig) -> None:
 
     out = Path(config.out or Path(config.run) / "eval.json")
     loaded = load_run(config.run, config.weights)
-    require_writable(out.parent)
+    require_writable(out.parent, "out=...")
     data = changed_data(loaded.config.data, config.data)
     fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
     join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")

@@ -105,15 +105,13 @@ def write_picture(found: ImageDetections, classes: Sequence[str], target: Path) 
     """Draw the detections and write them to ``target``, as JPEG or PNG by its name.
 
     Raises:
-        InputError: the folder cannot be written, or ``target`` is the image itself.
+        InputError: the folder cannot be written.
     """
     from PIL import Image
 
     from vireo.engine.folder import write_atomically
     from vireo.report import draw_detections
 
-    if target.resolve() == found.path.resolve():
-        raise InputError("the picture would replace the image", str(target), "Choose another folder with --out")
     picture = Image.fromarray(
         draw_detections(found.image, found.boxes, found.labels, found.scores, classes=classes), mode="RGB"
     )
@@ -137,7 +135,13 @@ def coco_results(found: ImageDetections, image_id: int, category_ids: Sequence[i
 
 
 def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where each picture goes: under the image's own name, numbered where two images share it."""
+    """Where each picture goes: under the image's own name, numbered where two images share it.
+
+    Raises:
+        InputError: ``folder`` holds the images themselves, which could be replaced.
+    """
+    if any(path.parent.resolve() == folder.resolve() for path in paths):
+        raise InputError("pictures would replace images", str(folder), "Choose another folder with --out")
     taken: dict[str, int] = {}
     targets = []
     for path in paths:
@@ -164,18 +168,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from vireo.engine.folder import require_writable
-    from vireo.engine.logs import write_json
-
-    from .load import load_run
 
     paths = expand_folders(arguments.images)
-    folder = require_writable(arguments.out)
+    targets = _targets(paths, Path(arguments.out))
+    require_writable(arguments.out, "--out")
+    if arguments.json:
+        require_writable(Path(arguments.json).parent, "--json")
+
+    from vireo.engine.logs import write_json
+
+    from .load import load_run  # torch, once the rest is known to be right
+
     loaded = load_run(arguments.run, arguments.weights)
     data = loaded.config.data
     options = {"short_side": data.short_side, "long_side": data.long_side, "device": arguments.device}
     results: list[dict[str, Any]] = []
     bad: list[str] = []
-    for number, (path, target) in enumerate(zip(paths, _targets(paths, folder)), start=1):
+    for number, (path, target) in enumerate(zip(paths, targets), start=1):
         try:
             (found,) = predict_images(loaded.model, [path], threshold=arguments.threshold, **options)
         except InputError as error:  # the remedy there speaks of annotations
@@ -185,7 +194,6 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(f"{path}: {len(found.scores)} objects, {target}")
         results += coco_results(found, number, loaded.category_ids)
     if arguments.json:
-        require_writable(Path(arguments.json).parent)
         write_json(Path(arguments.json), results)
     for line in bad:
         print(f"error: {line}", file=sys.stderr)

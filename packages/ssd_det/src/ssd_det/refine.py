@@ -107,10 +107,7 @@ def refine_dataset(
     from vireo.engine.folder import require_writable
 
     target = Path(out_json)
-    try:
-        require_writable(target.parent)  # before the work, not after it
-    except InputError as error:
-        raise InputError(error.what, str(target), "Choose a folder that is writable and has free space") from error
+    require_writable(target.parent, "out=...")  # before the work, not after it
     found, unreadable = refine_boxes(model, dataset, **options)
     result, statistics = apply_refinement(content or dataset.coco(), dataset, found, **(thresholds or {}))
     return RefineReport(

@@ -15,18 +15,22 @@ from vireo.errors import InputError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def unwritable(error: OSError, folder: Path) -> InputError:
-    """The message for an operating-system error met while writing into ``folder``."""
+def unwritable(error: OSError, folder: Path, setting: str = "output_dir=...") -> InputError:
+    """The message for an operating-system error met while writing into ``folder``, which ``setting`` chooses."""
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     if error.errno in _FULL:
-        remedy = "free space on that disk, or choose another folder with output_dir=..."
+        remedy = f"free space on that disk, or choose another folder with {setting}"
     else:
-        remedy = "make it writable, or choose another folder with output_dir=..."
+        remedy = f"make it writable, or choose another folder with {setting}"
     return InputError(f"the output folder cannot be written ({reason})", str(folder), remedy.removesuffix("."))
 
 
-def require_writable(folder: str | os.PathLike[str]) -> Path:
+def require_writable(folder: str | os.PathLike[str], setting: str = "output_dir=...") -> Path:
     """Create ``folder`` and write a probe of 64 KiB into it, so that a read-only or full disk shows before training.
+
+    Args:
+        folder: where files are going to be written.
+        setting: what the user gives to choose another, for the message.
 
     Raises:
         InputError: naming folder, reason and remedy.
@@ -39,7 +43,7 @@ def require_writable(folder: str | os.PathLike[str]) -> Path:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        raise unwritable(error, folder) from error
+        raise unwritable(error, folder, setting) from error
     return folder
 
 
