@@ -68,7 +68,7 @@ def write_report(
             run at this scale.
         paper_note: where the paper's numbers stand and for which setting, e.g. ``"Table 1, COCO val, 40 % noise"``.
         gallery: sections of pictures: title and picture files or uint8 (H, W, 3) arrays. A file's name is its caption.
-        tables: further tables.
+        tables: further tables, shown before the metrics.
 
     Returns:
         Path of the page.
@@ -98,7 +98,8 @@ def write_report(
         paper_note=paper_note,
         curves=[_Figure(name, _data_uri(svg, "image/svg+xml")) for name, svg in plot_curves(records).items()],
         gallery=[(heading, [_picture(entry) for entry in pictures]) for heading, pictures in gallery],
-        tables=[*tables, *nested],
+        tables=tables,
+        per_class=nested,
         config=_sections(config),
         events=[_event(record) for record in records if record.get("kind") == "event"],
     )
@@ -181,7 +182,8 @@ def _plain(value: Any) -> str:
 
 
 def _heading(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _picture(entry: str | Path | np.ndarray) -> _Figure:
