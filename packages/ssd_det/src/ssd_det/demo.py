@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return status
     results = {arm: json.loads((arguments.output / arm / "metrics.json").read_text()) for arm in ARMS}
     page = write_page(arguments.output, results)
+    write_picture(arguments.output)
     show(results)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes. Report: {page}")
     return 0
@@ -71,6 +72,17 @@ def write_page(folder: Path, results: dict[str, dict]) -> Path:
     page = write_run_report(folder / "ssd_det", "SSD-Det: the demo", tables=[comparison])
     target = folder / "report.html"
     target.write_bytes(page.read_bytes())
+    return target
+
+
+def write_picture(folder: Path, rows: int = 2) -> Path:
+    """``picture.png``: some of the refined training pictures, the one that the READMEs show."""
+    import cv2
+    import numpy as np
+
+    pictures = [cv2.imread(str(path)) for path in sorted((folder / "ssd_det" / "gallery").glob("refined_*.png"))]
+    target = folder / "picture.png"
+    cv2.imwrite(str(target), np.concatenate(pictures[-rows:]))
     return target
 
 
