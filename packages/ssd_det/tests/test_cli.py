@@ -1,5 +1,6 @@
 """The console scripts from end to end on one tiny run, and its input as COCO and VOC files."""
 
+import hashlib
 import json
 import resource
 import shutil
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 from command_line import COCO, GENERATED, SIZE, VOC, call, export_shapes
 from PIL import Image
+
+from ssd_det import refine_annotations
+from ssd_det.load import load_run
+from vireo.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
@@ -190,6 +195,23 @@ def test_train_and_refine_voc(shapes: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert len(read(out)["images"]) == 4
     assert read(out)["refinement"]["given"] is None  # the files hold no other boxes to compare with
+
+
+def test_refine_from_python(run: Path, shapes: Path, noisy: Path, tmp_path: Path) -> None:
+    images = shapes / "JPEGImages"
+    assert (
+        call("refine", f"run={run}", f"annotations={noisy}", f"images={images}", f"out={tmp_path}/a.json").status == 0
+    )
+    model = load_run(run).model
+    report = refine_annotations(
+        model, noisy, images, tmp_path / "b.json", short_side=SIZE, long_side=SIZE, batch_size=8
+    )
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert report.sha256 == hashlib.sha256((tmp_path / "b.json").read_bytes()).hexdigest()
+    assert report.refined is not None
+    assert report.path == str(tmp_path / "b.json")
+    with pytest.raises(InputError, match="output and input are the same file"):
+        refine_annotations(model, noisy, images, noisy)
 
 
 @pytest.mark.parametrize(
