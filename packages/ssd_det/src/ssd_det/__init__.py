@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the 
     from .official import to_official as to_official
     from .refine import refine_annotations as refine_annotations
     from .refiner import BoxRefiner as BoxRefiner
+    from .torchvision_layout import to_torchvision as to_torchvision
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "refine_annotations": "refine",
     "from_official": "official",
     "to_official": "official",
+    "to_torchvision": "torchvision_layout",
 }
 __all__ = list(_HOMES)
 

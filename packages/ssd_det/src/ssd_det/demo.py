@@ -80,7 +80,9 @@ def write_picture(folder: Path, rows: int = 2) -> Path:
     import cv2
     import numpy as np
 
-    pictures = [np.asarray(cv2.imread(str(path))) for path in sorted((folder / "ssd_det" / "gallery").glob("refined_*.png"))]
+    pictures = [
+        np.asarray(cv2.imread(str(path))) for path in sorted((folder / "ssd_det" / "gallery").glob("refined_*.png"))
+    ]
     target = folder / "picture.png"
     cv2.imwrite(str(target), np.concatenate(pictures[-rows:]))
     return target
