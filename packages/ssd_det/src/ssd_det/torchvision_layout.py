@@ -1,7 +1,7 @@
 """Weights of the detector under the names of torchvision's Faster R-CNN.
 
 The networks are the same up to conventions that a state dict cannot carry: torchvision rounds its anchors, samples
-boxes without the half-pixel shift (``aligned=False``) and has no convolution for the extra level of the GroupNorm pyramid.
+boxes without the half-pixel shift (``aligned=False``), and its pyramid has no convolution for the extra level.
 """
 
 from __future__ import annotations
