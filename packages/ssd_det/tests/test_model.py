@@ -231,3 +231,12 @@ def test_samples_are_the_lowest_priorities_up_to_the_limits() -> None:
     assert positive.tolist() == [[False, True, True, False, False, False], [False] * 6]
     assert negative.tolist() == [[False] * 3 + [True, True, False], [False, False, True, True, True, True]]
     assert mask_at_most(match >= 0, 0, priority).sum() == 0
+
+
+def test_a_batch_without_boxes_logs_the_same_entries_as_any_other() -> None:
+    """Processes exchange what they log, so the names must not depend on what a process has got."""
+    model = small_detector().train()
+    images, boxes, labels, _ = random_batch()
+    full = [{"boxes": b, "labels": lb, "true_boxes": b} for b, lb in zip(boxes, labels)]
+    empty = [{name: value[:0] for name, value in target.items()} for target in full]
+    assert list(model(images, empty)) == list(model(images, full))

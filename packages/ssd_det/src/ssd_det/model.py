@@ -204,13 +204,16 @@ def _without_crowd(target: Target, device: torch.device) -> Target:
 
 @torch.no_grad()
 def _monitor(found: Refinement, targets: list[Target]) -> dict[str, Tensor]:
-    """Mean IoU with the true boxes before and after refinement, where the true boxes are known."""
-    if len(found.boxes) == 0 or not all("true_boxes" in t for t in targets):
+    """Mean IoU with the true boxes before and after refinement, where the true boxes are known.
+
+    A batch without boxes counts as 0: the entries must be the same on all processes.
+    """
+    if not all("true_boxes" in t for t in targets):
         return {}
     true = torch.cat([t["true_boxes"] for t in targets])
-    given = torch.cat([t["boxes"] for t in targets])
-    return {
-        "stat_iou_given": elementwise_iou(given, true).mean(),
-        "stat_iou_stage1": elementwise_iou(found.stage1_boxes, true).mean(),
-        "stat_iou_refined": elementwise_iou(found.boxes, true).mean(),
+    compared = {
+        "stat_iou_given": torch.cat([t["boxes"] for t in targets]),
+        "stat_iou_stage1": found.stage1_boxes,
+        "stat_iou_refined": found.boxes,
     }
+    return {name: elementwise_iou(boxes, true).sum() / max(1, len(true)) for name, boxes in compared.items()}
