@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PAPER ?= all
 gpu ?=
+args ?=
 
 ALL := $(notdir $(patsubst %/pyproject.toml,%,$(wildcard packages/*/pyproject.toml)))
 PAPERS := $(filter-out shared,$(if $(filter all,$(PAPER)),$(ALL),$(PAPER)))
@@ -42,8 +43,8 @@ bench: setup ## speed against the named alternatives, as ratios measured in one 
 	$(RUN) benchmarks/run.py --paper $(ONE) $(if $(gpu),--gpu)
 	$(RUN) benchmarks/tables.py
 
-reproduce: setup ## the claim run of the paper, result and table under benchmarks/
-	$(RUN) benchmarks/claims/$(ONE).py
+reproduce: setup ## the claim run of the paper, result and table under benchmarks/; args="bccd --root DIR" for other data
+	$(RUN) benchmarks/claims/$(ONE).py $(args)
 	$(RUN) benchmarks/tables.py
 
 docs: setup ## result tables in the READMEs, API pages in outputs/docs
