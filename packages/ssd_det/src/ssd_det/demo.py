@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ARMS = {"plain": ("plain Faster R-CNN", "none"), "ssd_det": ("SSD-Det", "full")}
+PICTURE_WIDTH = 900
 SHOWN = {"AP50": "AP50, clean test boxes", "AP": "AP", "AP75": "AP75", "iou_given": "IoU of given boxes with true ones"}
 SHOWN["iou_refined"] = "IoU of refined boxes with true ones"
 
@@ -84,7 +85,9 @@ def write_picture(folder: Path, rows: int = 2) -> Path:
         np.asarray(cv2.imread(str(path))) for path in sorted((folder / "ssd_det" / "gallery").glob("refined_*.png"))
     ]
     target = folder / "picture.png"
-    cv2.imwrite(str(target), np.concatenate(pictures[-rows:]))
+    joined = np.concatenate(pictures[-rows:])
+    height, width = (round(side * PICTURE_WIDTH / joined.shape[1]) for side in joined.shape[:2])
+    cv2.imwrite(str(target), cv2.resize(joined, (width, height), interpolation=cv2.INTER_AREA))
     return target
 
 
