@@ -1,7 +1,7 @@
 """``ssd-det-train``: train SSD-Det, its ablations or a plain Faster R-CNN on inaccurate boxes.
 
-ssd-det-train                                                    # generated shapes, on a CPU in minutes
-ssd-det-train refiner=none output_dir=outputs/plain              # the plain baseline
+ssd-det-train +experiment=demo                                   # generated shapes, on a CPU in minutes
+ssd-det-train +experiment=demo refiner=none output_dir=outputs/plain    # the plain baseline
 ssd-det-train +experiment=coco_r50_noise40 data.root=/data/coco  # the paper's recipe
 torchrun --nproc-per-node 8 -m ssd_det.train +experiment=...     # several processes
 """
