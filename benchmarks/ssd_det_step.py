@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from common import write_result
 from torch import Tensor, nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
 
 from ssd_det.model import SSDDet
 
@@ -76,11 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plain Faster R-CNN": SSDDet(
             "resnet50", CLASSES, refiner=None, neck_norm="none", loss_weight=1.0, frozen_stages=1
         ),
-        "torchvision": fasterrcnn_resnet50_fpn(
-            weights=None,
-            weights_backbone=None,
-            num_classes=CLASSES + 1,
-            trainable_backbone_layers=3,
+        # what fasterrcnn_resnet50_fpn builds with ImageNet weights; without them it would thaw everything
+        "torchvision": FasterRCNN(
+            resnet_fpn_backbone(
+                backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+            ),
+            CLASSES + 1,
             rpn_post_nms_top_n_train=1000,
             min_size=min(arguments.height, arguments.width),
             max_size=max(arguments.height, arguments.width),
