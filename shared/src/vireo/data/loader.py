@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -32,6 +33,7 @@ Sample = tuple[Tensor, Target]
 Batch = tuple[Any, list[Target]]
 DeviceTransform = Callable[[list[Tensor], list[Target]], tuple[Any, list[Target]]]
 OnError = Literal["raise", "skip"]
+_JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class SampleSource(Protocol):
@@ -127,10 +129,9 @@ def _start_worker(_worker_id: int) -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in _JOB_SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def await_parents_signal() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
@@ -138,6 +139,20 @@ def _start_worker(_worker_id: int) -> None:
         os._exit(0)
 
     threading.Thread(target=await_parents_signal, daemon=True).start()
+
+
+@contextmanager
+def _job_signals_held() -> Iterator[None]:
+    """Hold the signals that a whole job gets while workers are started: these, and all their threads, inherit it.
+
+    A signal that arrives meanwhile reaches this process afterwards. Workers never end the hold on SIGTERM; the others
+    they ignore, see :func:`_start_worker`.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _EpochLoader:
@@ -255,7 +270,9 @@ class Loader(_EpochLoader):
         self._passes += 1
         this_pass = self._passes
         self._requests.epoch, self._requests.start = epoch, start
-        for fetched in self._data_loader:
+        with _job_signals_held():
+            fetched_batches = iter(self._data_loader)
+        for fetched in fetched_batches:
             self._note_skipped(fetched.skipped)
             if fetched.error is not None:
                 try:
