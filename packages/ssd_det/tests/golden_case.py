@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd_det.official import from_official, to_official
-from vireo.testing import tensor, values
+from vireo.testing import fill_state_dict, tensor, values
 
 GOLDEN = Path(__file__).parent / "golden"
 STRIDES = (4, 8, 16, 32, 64)
@@ -29,9 +29,8 @@ def names(name: str, entry: str) -> list[str]:
 
 def fill_official(model: nn.Module, seed: int) -> None:
     """Give every parameter and buffer the value that the authors' key and the seed stand for."""
-    state = to_official(model.state_dict())
-    filled = {k: tensor(k, tuple(v.shape), seed) if v.is_floating_point() else v for k, v in state.items()}
-    from_official(model, filled)
+    state = {key: value.clone() for key, value in to_official(model.state_dict()).items()}
+    from_official(model, fill_state_dict(state, seed))
 
 
 def close(actual: Tensor, expected: Tensor, relative: float = 1e-5) -> None:
