@@ -2,6 +2,7 @@
 
     python benchmarks/claims/ssd_det.py shapes                     # generated shapes: both ends of the claim
     python benchmarks/claims/ssd_det.py bccd --root data/BCCD      # blood cells: all arms
+    python benchmarks/claims/ssd_det.py bccd_r50 --root data/BCCD --jobs 1   # the same with ResNet-50, for a GPU
 
 Every arm starts from the same random initialisation and sees the same batches for the same number of steps. Runs go on
 where they stopped if the script is started again. Results: ``benchmarks/results/ssd_det_<data>.json``.
@@ -53,6 +54,7 @@ class Claim:
 CLAIMS = {
     "shapes": Claim("Generated shapes, 40 % noise, from scratch", "demo", ENDS | CLEAN),
     "bccd": Claim("Blood cells (BCCD), 40 % noise, from scratch", "bccd", NOISY | CLEAN),
+    "bccd_r50": Claim("Blood cells (BCCD), 40 % noise, ResNet-50 from scratch", "bccd_r50", NOISY | CLEAN),
 }
 
 
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     claim = CLAIMS[arguments.data]
     arms = {name: claim.arms[name] for name in arguments.arms or claim.arms}
     common = [f"+experiment={claim.experiment}", *arguments.override]
-    if arguments.data == "bccd":
+    if arguments.data.startswith("bccd"):
         if arguments.root is None:
             parser.error("bccd needs --root, the folder that holds Annotations/, JPEGImages/ and ImageSets/")
         common.append(f"data.root={arguments.root}")
