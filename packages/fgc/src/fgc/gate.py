@@ -59,15 +59,10 @@ class ChannelGate(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.temperature = in_channels, out_channels, temperature
-        self.mlp = nn.ModuleDict(
-            {
-                "fc1": nn.Conv2d(in_channels, hidden, 1, bias=False),
-                "bn": nn.BatchNorm2d(hidden),
-                "fc2": nn.Conv2d(hidden, out_channels, 1),
-            }
-        )
-        for layer in (self.mlp["fc1"], self.mlp["fc2"]):
+        fc1, fc2 = nn.Conv2d(in_channels, hidden, 1, bias=False), nn.Conv2d(hidden, out_channels, 1)
+        for layer in (fc1, fc2):
             nn.init.kaiming_normal_(layer.weight)
+        self.mlp = nn.ModuleDict({"fc1": fc1, "bn": nn.BatchNorm2d(hidden), "fc2": fc2})
         self.logits: Tensor | None = None
         self.uniform: Tensor | None = None
 
