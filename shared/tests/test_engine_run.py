@@ -91,6 +91,41 @@ def test_folder_of_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "img/s" in shown
 
 
+class WithBank(nn.Module):
+    """A network with something that only training needs."""
+
+    training_only = ("bank.",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.bank = nn.Linear(4, 1), nn.Module()
+        self.bank.register_buffer("visits", torch.zeros(3))
+
+    def forward(self, images: Tensor, targets: Any) -> dict[str, Tensor]:
+        self.bank.get_buffer("visits").add_(1)
+        return {"loss": self.line(images).square().mean()}
+
+
+def test_what_only_training_needs_is_in_checkpoints_alone(tmp_path: Path) -> None:
+    run, model = start(tmp_path, WithBank(), epochs=2, monitor="AP50")
+    loader = tiny.Loader()
+    done = []
+    for epoch in run.epochs():
+        done.append(run.batches_done)
+        for images, targets in run.batches(loader):
+            run.step(model(images, targets))
+        done.append(run.batches_done)
+        run.record({"AP50": float(epoch)})
+    run.finish()
+    assert done == [0, len(loader)] * 2
+    assert set(weights(tmp_path)) == {"line.weight", "line.bias"}
+    best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert set(best["model"]) == {"line.weight", "line.bias"}
+    newest = sorted((tmp_path / "checkpoints").glob("step_*.pt"))[-1]
+    saved = torch.load(newest, weights_only=True)["model"]
+    assert torch.equal(saved["bank.visits"], torch.full((3,), 2.0 * len(loader)))
+
+
 def test_finished_run_says_so_and_more_epochs_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.train(str(tmp_path / "a"), epochs=1)
     capsys.readouterr()
@@ -257,13 +292,14 @@ def test_moving_average_in_closed_form(tmp_path: Path) -> None:
     assert weights(tmp_path)["weight"].item() == pytest.approx(average)
 
 
-def test_nonfinite_loss_names_step_entry_and_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("image_ids", [[17, 4], torch.tensor([17, 4])])
+def test_nonfinite_loss_names_step_entry_and_images(tmp_path: Path, image_ids: Any) -> None:
     network = Line()
     run, model = start(tmp_path, network)
     with pytest.raises(NonFiniteLoss) as caught:  # noqa: PT012
         for _ in run.epochs():
             for images, targets in run.batches(Given(1.0, float("nan"), 1.0)):
-                run.step(model(images, targets), image_ids=[17, 4])
+                run.step(model(images, targets), image_ids=image_ids)
     assert isinstance(caught.value, InputError)
     message = str(caught.value)
     assert message.startswith("step 1 (epoch 0, batch 1)")

@@ -32,9 +32,9 @@ class NonFinite:
         self.policy = policy
         self.skipped = 0
         self._in_a_row = 0
-        self._batches: list[tuple[tuple[str, ...], Tensor, Sequence[int] | None]] = []
+        self._batches: list[tuple[tuple[str, ...], Tensor, Sequence[int] | Tensor | None]] = []
 
-    def note(self, losses: Mapping[str, Tensor], image_ids: Sequence[int] | None) -> None:
+    def note(self, losses: Mapping[str, Tensor], image_ids: Sequence[int] | Tensor | None) -> None:
         """Remember one batch's losses (and whose they are) until :meth:`clear`."""
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         self._batches.append((tuple(losses), values, image_ids))
@@ -58,7 +58,8 @@ class NonFinite:
         for names, values, image_ids in self._batches:
             entries = [f"{name} = {value}" for name, value in zip(names, values.tolist()) if not _finite(value)]
             if entries:
-                whose = f" (images {', '.join(map(str, image_ids))})" if image_ids is not None else ""
+                numbers = image_ids.tolist() if isinstance(image_ids, Tensor) else image_ids
+                whose = f" (images {', '.join(map(str, numbers))})" if numbers is not None else ""
                 culprits.append(", ".join(entries) + whose)
         self._batches.clear()
         self.skipped += 1

@@ -108,6 +108,11 @@ class ResumableRun:
         return self.rank == 0
 
     @property
+    def batches_done(self) -> int:
+        """Batches of the current epoch that are done; not 0 at the start of an epoch that is resumed inside."""
+        return self._batch
+
+    @property
     def skipped_steps(self) -> int:
         """Steps left out by ``nonfinite="skip"``."""
         return self._guard.skipped
@@ -153,7 +158,9 @@ class ResumableRun:
         """Place and wrap network and optimizer, and restore the newest intact checkpoint of the folder, if any.
 
         Args:
-            model: called as ``model(images, targets)``.
+            model: called as ``model(images, targets)``. Its attribute ``training_only``, if there is one, holds prefixes
+                of its state dict (memory banks, say) that checkpoints have and ``best.pt`` and ``model.safetensors``
+                do not.
             optimizer: over the parameters of ``model``.
             schedule: factor on each group's learning rate by global step (see ``vireo.engine.schedule``).
 
@@ -249,9 +256,13 @@ class ResumableRun:
         return time.perf_counter() - self._started
 
     def _kept_weights(self) -> dict[str, Any]:
+        """What is worth keeping once training is over: without the network's ``training_only`` entries."""
         if self._ema is not None:
-            return self._ema.module.state_dict()
-        return model_state(self.fabric, self.model, self._module)
+            weights = self._ema.module.state_dict()
+        else:
+            weights = model_state(self.fabric, self.model, self._module)
+        left_out = tuple(getattr(self._module, "training_only", ()))
+        return {key: value for key, value in weights.items() if not key.startswith(left_out)} if left_out else weights
 
     # ---- leaving ----
 

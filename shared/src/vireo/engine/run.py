@@ -136,14 +136,14 @@ class Run(ResumableRun):
     def step(
         self,
         losses: Mapping[str, Tensor],
-        image_ids: Sequence[int] | None = None,
+        image_ids: Sequence[int] | Tensor | None = None,
         monitors: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Backward of the sum of ``losses``; with the last batch of a step also clip, update, average, log and save.
 
         Args:
             losses: scalars by name, the same names on all processes.
-            image_ids: named if a loss is not finite.
+            image_ids: named if a loss is not finite; a tensor is read only then.
             monitors: scalars to be logged beside the losses, without gradient.
 
         Raises:
