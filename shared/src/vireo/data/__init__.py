@@ -1,4 +1,4 @@
-"""Detection data, decoding, transforms and the loader.
+"""Detection and classification data, decoding, transforms and the loader.
 
 Names are imported when they are first used, so that importing one part does not cost the others.
 """
@@ -7,10 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to the interpreter
+    from vireo.data.arrays import ArrayLoader as ArrayLoader
+    from vireo.data.arrays import stack_classification as stack_classification
+    from vireo.data.cifar import Cifar as Cifar
+    from vireo.data.classification import ClassificationDataset as ClassificationDataset
+    from vireo.data.classification import per_class as per_class
+    from vireo.data.classification import resize_images as resize_images
+    from vireo.data.classification_transforms import CIFAR10_MEAN as CIFAR10_MEAN
+    from vireo.data.classification_transforms import CIFAR10_STD as CIFAR10_STD
+    from vireo.data.classification_transforms import HorizontalFlip as HorizontalFlip
+    from vireo.data.classification_transforms import Normalize as Normalize
+    from vireo.data.classification_transforms import RandomCrop as RandomCrop
+    from vireo.data.classification_transforms import imagenet_transforms as imagenet_transforms
     from vireo.data.coco import CocoDetection as CocoDetection
     from vireo.data.decode import decode_image as decode_image
     from vireo.data.decode import decode_jpeg_batch as decode_jpeg_batch
     from vireo.data.generated import GeneratedShapes as GeneratedShapes
+    from vireo.data.generated_classes import GeneratedClasses as GeneratedClasses
+    from vireo.data.image_folder import ImageFolder as ImageFolder
     from vireo.data.loader import DeviceResidentLoader as DeviceResidentLoader
     from vireo.data.loader import Loader as Loader
     from vireo.data.random import counter_key as counter_key
@@ -31,9 +45,22 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.voc import VocDetection as VocDetection
 
 _MODULES = {
+    "arrays": ("ArrayLoader", "stack_classification"),
+    "cifar": ("Cifar",),
+    "classification": ("ClassificationDataset", "per_class", "resize_images"),
+    "classification_transforms": (
+        "CIFAR10_MEAN",
+        "CIFAR10_STD",
+        "HorizontalFlip",
+        "Normalize",
+        "RandomCrop",
+        "imagenet_transforms",
+    ),
     "coco": ("CocoDetection",),
     "decode": ("decode_image", "decode_jpeg_batch"),
     "generated": ("GeneratedShapes",),
+    "generated_classes": ("GeneratedClasses",),
+    "image_folder": ("ImageFolder",),
     "loader": ("DeviceResidentLoader", "Loader"),
     "random": ("counter_key", "counter_uniform", "seeded"),
     "records": ("DetectionDataset", "DetectionRecord"),

@@ -1,0 +1,111 @@
+"""Transforms of classification samples: batches on their device, and the usual recipe of a worker for large images.
+
+A device transform maps ``(images (B, 3, H, W), targets)``, targets a dict of tensors with the samples' ``key``, and
+draws from :func:`vireo.data.random.counter_uniform` only: what it does to a sample does not depend on the batch it is
+in. Chain them with :class:`~vireo.data.transforms.Compose`. None changes its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vireo.data.random import counter_uniform
+from vireo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Target, Transform
+from vireo.errors import InputError
+
+Targets = dict[str, Tensor]
+
+CIFAR10_MEAN = (0.4914 * 255, 0.4822 * 255, 0.4465 * 255)
+CIFAR10_STD = (0.2023 * 255, 0.1994 * 255, 0.2010 * 255)
+
+
+class RandomCrop:
+    """Pad every side by ``padding`` pixels of value ``fill`` and cut out the original size at a random place.
+
+    Raises:
+        InputError: negative padding.
+    """
+
+    def __init__(self, padding: int = 4, fill: int = 0) -> None:
+        if padding < 0:
+            raise InputError(f"padding {padding} is negative", "RandomCrop", "Use 0 or more pixels")
+        self.padding, self.fill = padding, fill
+
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+        if self.padding == 0:
+            return images, targets
+        height, width = images.shape[-2:]
+        places = 2 * self.padding + 1
+        drawn = (counter_uniform(targets["key"], "crop", 2) * places).long().clamp_(max=places - 1)
+        padded = F.pad(images, [self.padding] * 4, value=self.fill)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, 3, places, places, H, W), a view
+        samples = torch.arange(len(images), device=images.device)
+        return windows[samples, :, drawn[:, 0], drawn[:, 1]], targets
+
+
+class HorizontalFlip:
+    """Mirror an image left to right with probability ``p``.
+
+    Raises:
+        InputError: ``p`` is no probability.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise InputError(f"p {p} is no probability", "HorizontalFlip", "Use a number from 0 to 1")
+        self.p = p
+
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+        chosen = counter_uniform(targets["key"], "flip", 1) < self.p
+        return torch.where(chosen[:, :, None, None], images.flip(-1), images), targets
+
+
+class Normalize:
+    """``(images - mean) / std`` as float32 ``(B, 3, H, W)``; both per channel, in the units of the images (0 to 255).
+
+    Subtraction and product round separately, so CPU and CUDA agree to the bit.
+    """
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+        self.inverse_std = 1 / torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+        if images.device not in self._constants:
+            self._constants[images.device] = (self.mean.to(images.device), self.inverse_std.to(images.device))
+        mean, inverse_std = self._constants[images.device]
+        return images.to(torch.float32, copy=True).sub_(mean).mul_(inverse_std), targets
+
+
+class _ImageTransform:
+    """A ``torchvision.transforms.v2`` transform of the image alone."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, dict[str, Any]]:
+        return self.transform(image), target
+
+
+def imagenet_transforms(train: bool, size: int = 224) -> Transform:
+    """The usual ImageNet recipe for :class:`~vireo.data.loader.Loader`'s workers; images stay uint8.
+
+    In training a random part of the image (8 to 100 % of its area) resized to ``size`` x ``size``, and a flip;
+    otherwise the short side to ``size`` x 256 / 224 pixels and the middle ``size`` x ``size`` of that.
+    """
+    from torchvision.transforms import v2
+
+    if train:
+        steps: list[Callable[[Tensor], Tensor]] = [
+            v2.RandomResizedCrop(size, antialias=True),
+            v2.RandomHorizontalFlip(),
+        ]
+    else:
+        steps = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+    return _ImageTransform(v2.Compose(steps))
