@@ -1,0 +1,152 @@
+"""Batch shaping and the sparsity term: what keeps gates conditional, and what closes them.
+
+Batch shaping (Bejnordi et al. 2020, section 3.2) pulls the distribution of every gate's probability over the batch
+towards a Beta distribution with most of its mass at 0 and 1, by the squared distance of the distribution functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vireo.errors import InputError
+
+from .collectives import gather_rows, world_size
+
+ALPHA, BETA = 0.6, 0.4
+
+
+def batch_shaping_loss(logits: Tensor, alpha: float = ALPHA, beta: float = BETA) -> Tensor:
+    """Distance of the gates' distribution over the batch from ``Beta(alpha, beta)``.
+
+    With the ``B`` probabilities of a gate in ascending order, ``e_i = i / (B + 1)`` and ``F`` the distribution function
+    of Beta: the sum over all gates and ``i`` of ``(e_i - F(p_(i)))^2 / B``. The loss of several blocks is that of their
+    logits side by side, so one call serves the whole network. The gradient is the closed form in the logits, finite
+    everywhere and 0 where a probability is 0 or 1; there is no second derivative.
+
+    With several processes the order is that over the global batch: the value is the same on all of them, and the
+    average of their gradients is that of one process. All of them must call it.
+
+    Args:
+        logits: ``(B, G)``, of all gates. Infinite ones are probabilities 0 and 1; one that is not a number makes the
+            loss so. A batch of one compares every gate with ``e = 1/2``, which pulls it to the median of Beta.
+        alpha, beta: positive parameters of the Beta distribution.
+
+    Returns:
+        Scalar, float64 for float64 logits, else float32.
+
+    Raises:
+        InputError: logits that are not ``(B, G)``, or a parameter that is not positive.
+    """
+    if logits.dim() != 2:
+        raise InputError(f"logits have shape {tuple(logits.shape)}", "batch_shaping_loss", "give (batch, gates)")
+    _require_positive(alpha, beta)
+    loss: Tensor = _BatchShaping.apply(logits if logits.dtype == torch.float64 else logits.float(), alpha, beta)
+    return loss
+
+
+def beta_cdf_from_logits(logits: Tensor, alpha: float = ALPHA, beta: float = BETA) -> Tensor:
+    """The distribution function of ``Beta(alpha, beta)`` at ``sigmoid(logits)``; no gradient.
+
+    Args:
+        logits: any shape, float32 or float64. From logits also the upper tail keeps its accuracy.
+        alpha, beta: positive parameters.
+
+    Returns:
+        In [0, 1], shape and dtype of ``logits``.
+
+    Raises:
+        InputError: a parameter that is not positive.
+    """
+    _require_positive(alpha, beta)
+    with torch.no_grad():
+        return _cdf_and_slope(logits, alpha, beta)[0]
+
+
+def expected_gate_rate(logits: Sequence[Tensor]) -> Tensor:
+    """Mean probability of a gate to be open over all gates of a network and the batch, the L0 term.
+
+    Args:
+        logits: ``(B, C)`` of every block.
+
+    Returns:
+        Scalar in [0, 1], of this process's samples alone (see :func:`fgc.collectives.batch_share`).
+    """
+    return torch.cat([block.flatten() for block in logits]).sigmoid().mean()
+
+
+class _BatchShaping(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor, alpha: float, beta: float) -> Tensor:
+        start, (everywhere,) = gather_rows(logits)
+        batch = len(everywhere)
+        ordered, order = everywhere.t().contiguous().sort(dim=1, stable=True)  # (G, B): sorts contiguous rows
+        target = torch.arange(1, batch + 1, dtype=ordered.dtype, device=ordered.device) / (batch + 1)
+        cdf, slope = _cdf_and_slope(ordered, alpha, beta)
+        difference = target - cdf
+        grad = torch.empty_like(ordered).scatter_(1, order, difference * slope * (-2 / batch))
+        # gradients are averaged over processes, and only this one sends that of its rows
+        ctx.save_for_backward(grad[:, start : start + len(logits)].t() * world_size())
+        return difference.square_().sum() / batch
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad * upstream, None, None
+
+
+def _cdf_and_slope(z: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
+    """``F(sigmoid(z))`` and its derivative in ``z``, ``p^alpha (1 - p)^beta / B(alpha, beta)``.
+
+    ``I_x(a, b) = x^a (1 - x)^b / (a B(a, b)) * sum_n (a + b)_n / (a + 1)_n x^n``, whose terms are all positive, so that
+    nothing cancels in float32. It is used for the tail ``x <= 1/2`` of either side, with a and b exchanged above.
+    """
+    upper = z > 0
+    odds = torch.exp(-z.abs())  # x / (1 - x) of the smaller of p and 1 - p
+    log_rest = -torch.log1p(odds)
+    x = odds / (1 + odds)
+    log_x = log_rest - z.abs()
+    log_slope = torch.where(upper, alpha * log_rest + beta * log_x, alpha * log_x + beta * log_rest)
+    slope = torch.exp(log_slope - _log_beta(alpha, beta))
+    tail = slope * torch.where(upper, _polynomial(x, _series(beta, alpha)), _polynomial(x, _series(alpha, beta)))
+    return torch.where(upper, 1 - tail, tail), slope
+
+
+def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """Horner's rule; lowest power first."""
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value.mul_(x).add_(coefficient)
+    return value
+
+
+@lru_cache
+def _series(a: float, b: float) -> tuple[float, ...]:
+    """``(a + b)_n / (a + 1)_n / a`` as far as they count at ``x = 1/2``."""
+    terms = [1 / a]
+    total, power = terms[0], 1.0
+    while True:
+        n = len(terms) - 1
+        ratio = (a + b + n) / (a + 1 + n)
+        terms.append(terms[-1] * ratio)
+        power /= 2
+        total += terms[-1] * power
+        if ratio < 1.9 and terms[-1] * power < 1e-10 * total:
+            return tuple(terms)
+
+
+def _log_beta(alpha: float, beta: float) -> float:
+    return math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(alpha + beta)
+
+
+def _require_positive(alpha: float, beta: float) -> None:
+    if not (0 < alpha < math.inf and 0 < beta < math.inf):
+        raise InputError(
+            f"alpha {alpha}, beta {beta}", "batch shaping", "give positive parameters of a Beta distribution"
+        )
