@@ -158,7 +158,7 @@ class ResumableRun:
         """Place and wrap network and optimizer, and restore the newest intact checkpoint of the folder, if any.
 
         Args:
-            model: called as ``model(images, targets)``. Its attribute ``training_only``, if there is one, holds prefixes
+            model: called as the loop likes. Its attribute ``training_only``, if there is one, holds prefixes
                 of its state dict (memory banks, say) that checkpoints have and ``best.pt`` and ``model.safetensors``
                 do not.
             optimizer: over the parameters of ``model``.

@@ -1,0 +1,111 @@
+"""From configuration to objects: network, objective, optimizer and recipe of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.optim import SGD
+
+from vireo.engine.checkpoint import read
+from vireo.errors import InputError
+
+from . import resnet
+from .attach import attach_gates
+from .blocks import gated_blocks
+from .gate import gates_of
+from .macs import count_macs
+from .objective import GateObjective, RhoController, attach_objective, default_coupled_blocks
+from .official import from_official
+from .schedules import Recipe
+
+
+def build_network(model: Any, num_classes: int) -> nn.Module:
+    """The gated network of a ``model`` configuration: one of the paper's CIFAR networks, or a ResNet of timm.
+
+    Raises:
+        InputError: unknown name, or pre-trained weights that cannot be had.
+    """
+    if model.name in resnet.DEPTHS:
+        network: nn.Module = getattr(resnet, model.name)(num_classes, width=model.width, hidden=model.hidden)
+    else:
+        network = attach_gates(_timm_network(model.name, num_classes, model.pretrained), model.hidden)
+    return network.to(memory_format=torch.channels_last) if model.channels_last else network  # type: ignore[call-overload]
+
+
+def _timm_network(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        known = ", ".join([*resnet.DEPTHS, "resnet18", "resnet34", "resnet50"])
+        raise InputError(f"unknown network {name!r}", "model.name", f"use one of {known}, or another ResNet of timm")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    except Exception as error:  # the hub and its network layers raise many types
+        if not pretrained:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = "connect to the network, or set model.pretrained=false and give weights with init=..."
+        raise InputError(f"pre-trained weights cannot be had ({reason[:160]})", f"model.name={name}", remedy) from error
+
+
+def load_initial_weights(network: nn.Module, path: str) -> None:
+    """Start from the weights of a run (its folder) or of a checkpoint, ours or the authors', strictly.
+
+    Raises:
+        InputError: no such file, a file that is refused, or keys that do not fit.
+    """
+    file = Path(path)
+    if file.is_dir():
+        if not (file / "model.safetensors").is_file():
+            what = "holds no model.safetensors: no run, or one that is not finished"
+            raise InputError(what, path, "finish that run, or give the file of a checkpoint with init=...")
+        file = file / "model.safetensors"
+    from_official(network, read(file), str(file))
+
+
+def build_objective(network: nn.Module, recipe: Recipe, config: Any, num_samples: int) -> GateObjective:
+    """Attach banks (in the FGC stage) and controller (with a target) to ``network``, as the configuration says.
+
+    Args:
+        network: on the CPU.
+        recipe: its stage decides on banks.
+        config: the run's configuration: ``coupling``, ``controller`` and ``image_size``.
+        num_samples: images of the training set.
+    """
+    options = plain(config.coupling)
+    chosen = options.pop("blocks")
+    options["bank_dtype"] = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options["bank_dtype"]]
+    coupled = (default_coupled_blocks(network) if chosen is None else chosen) if recipe.stage != "bas" else []
+    target = config.controller.target_pruning
+    controller = None
+    if target is not None:
+        controller = RhoController(target, recipe.rho, config.controller.gain, config.controller.damping)
+    objective = GateObjective(
+        count_macs(network, tuple(config.image_size)),
+        [block.gate.out_channels for block in gated_blocks(network)],
+        coupled,
+        num_samples,
+        options,
+        controller,
+    )
+    return attach_objective(network, objective)
+
+
+def build_optimizer(network: nn.Module, optim: Any) -> SGD:
+    """SGD with Nesterov momentum; group 0 holds the gates, without weight decay, group 1 the rest (section 4)."""
+    gates = [parameter for gate in gates_of(network) for parameter in gate.parameters()]
+    of_gates = {id(parameter) for parameter in gates}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in of_gates]
+    groups = [{"params": gates, "weight_decay": 0.0}, {"params": rest, "weight_decay": optim.weight_decay}]
+    return SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration node as a plain dict."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

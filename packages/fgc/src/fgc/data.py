@@ -1,0 +1,106 @@
+"""The data of a run: generated pictures, CIFAR's own files, or folders of images, and the loaders over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vireo.data import (
+    ArrayLoader,
+    Cifar,
+    ClassificationDataset,
+    Compose,
+    GeneratedClasses,
+    HorizontalFlip,
+    ImageFolder,
+    Loader,
+    Normalize,
+    RandomCrop,
+    imagenet_transforms,
+    per_class,
+    stack_classification,
+)
+from vireo.errors import InputError
+
+FORMATS = ("generated", "cifar", "folder")
+
+
+def build_datasets(data: Any) -> tuple[ClassificationDataset, ClassificationDataset]:
+    """Training and evaluation set of a data configuration.
+
+    Raises:
+        InputError: no ``root``, an unknown format, files that cannot be used, or sets with different classes.
+    """
+    train_set, val_set = build_dataset(data, train=True), build_dataset(data, train=False)
+    if train_set.classes != val_set.classes:
+        only = sorted(set(train_set.classes) ^ set(val_set.classes))
+        what = f"training and evaluation set have different classes ({len(only)} in one only: {', '.join(only[:5])})"
+        raise InputError(what, str(data.get("root")), "give both splits the same class folders")
+    return train_set, val_set
+
+
+def build_dataset(data: Any, *, train: bool) -> ClassificationDataset:
+    """One of the sets; see :func:`build_datasets`."""
+    if data.format not in FORMATS:
+        raise InputError(f"unknown format {data.format!r}", "data.format", f"use one of {', '.join(FORMATS)}")
+    dataset: ClassificationDataset
+    if data.format == "generated":
+        count, seed = (data.train_images, data.seed) if train else (data.val_images, data.seed + 1_000_003)
+        return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes)
+    if data.root is None:
+        raise InputError("has no value", "data.root", "give the folder of the data: data.root=...")
+    if data.format == "cifar":
+        dataset = Cifar(data.root, train, data.kind)
+    else:
+        size = None if data.image_size is None else tuple(data.image_size)
+        split = data.train_split if train else data.val_split
+        dataset = ImageFolder(data.root, split, data.on_error, size)
+        if data.check_images != "none":
+            dataset.check_images(workers=max(1, data.workers), decode=data.check_images == "full")
+    count = data.train_per_class if train else data.val_per_class
+    return dataset if count is None else per_class(dataset, count)
+
+
+def build_loader(
+    dataset: ClassificationDataset,
+    data: Any,
+    *,
+    train: bool,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> ArrayLoader | Loader:
+    """Batches ``(images float32 (B, 3, H, W), {"label", "index", "key"})`` on the device.
+
+    ``data.resident`` keeps the decoded set on the device; otherwise worker processes decode and crop as for ImageNet.
+
+    Raises:
+        InputError: training would end an epoch with a batch of one image on a process, which batch norm cannot take.
+    """
+    batch_size = data.batch_size if train else data.eval_batch_size * world_size
+    normalize = Normalize(list(data.mean), list(data.std))
+    here: dict[str, Any] = {"device": device, "rank": rank, "world_size": world_size, "seed": seed}
+    kind: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train and data.drop_last}
+    if train:
+        _require_no_single(len(dataset), batch_size, world_size, data.drop_last)
+    if data.resident:
+        augment = [RandomCrop(data.crop_padding), HorizontalFlip(data.flip)] if train else []
+        return ArrayLoader.of(dataset, device_transform=Compose(*augment, normalize), **kind, **here)
+    return Loader(
+        dataset,
+        transform=imagenet_transforms(train, data.crop_size),
+        device_transform=Compose(stack_classification, normalize),
+        workers=data.workers,
+        on_error=data.on_error,
+        **kind,
+        **here,
+    )
+
+
+def _require_no_single(images: int, batch_size: int, world_size: int, drop_last: bool) -> None:
+    rest = images % batch_size
+    if not drop_last and 0 < rest < 2 * world_size and images > 0:
+        what = f"{images} images leave a last batch of {rest}: one for a process, which batch norm cannot normalise"
+        raise InputError(what, "data.batch_size", "choose another batch size, or data.drop_last=true")

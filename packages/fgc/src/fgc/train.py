@@ -1,0 +1,97 @@
+"""``fgc-train``: train gated networks with batch shaping (BAS) or feature-gate coupling (FGC).
+
+fgc-train +experiment=demo_bas                                    # generated pictures, on a CPU in a minute
+fgc-train +experiment=demo_fgc init=outputs/demo_bas              # coupling, from the weights of that run
+fgc-train +experiment=cifar10_resnet20 data.root=/data/cifar10    # the paper's recipe, both stages in one run
+torchrun --nproc-per-node 4 -m fgc.train +experiment=...          # several processes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@entry_point("fgc.conf", "train")
+def main(config: DictConfig) -> None:
+    """One training run in ``output_dir``; started again, it goes on where it stopped."""
+    import torch.nn.functional as F
+
+    from vireo.backbones import global_batch_norm
+    from vireo.engine import Run, build_schedule
+
+    from .blocks import gated_blocks
+    from .build import build_network, build_objective, build_optimizer, load_initial_weights, plain
+    from .collectives import batch_share
+    from .data import build_datasets, build_loader
+    from .eval import evaluate
+    from .gate import gate_noise
+    from .load import save_classes
+    from .report import write_run_report
+    from .schedules import Recipe
+
+    run = Run(
+        config.output_dir,
+        seed=config.seed,
+        config=plain(config),
+        epochs=config.epochs,
+        monitor="top1_error",
+        mode="min",
+        resume=config.resume,
+        wandb=plain(config.wandb),
+        **plain(config.run),
+    )
+    recipe = Recipe(config.stage, **plain(config.recipe))
+    run.launch()
+    train_set, val_set = build_datasets(config.data)
+    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
+    loader = build_loader(train_set, config.data, train=True, **here)
+    val_loader = build_loader(val_set, config.data, train=False, **here)
+    if run.is_main:
+        save_classes(run.output_dir, train_set.classes)
+        for line in (*train_set.skipped, *val_set.skipped):
+            run.console.say(f"skipped: {line}")
+
+    network = build_network(config.model, len(train_set.classes))
+    if config.init is not None:
+        load_initial_weights(network, config.init)
+    if run.world_size > 1:
+        network = global_batch_norm(network)
+    objective = build_objective(network, recipe, config, len(train_set))
+    sgd = build_optimizer(network, config.optim)
+    schedule = build_schedule(
+        config.optim.schedule,
+        epochs=config.epochs,
+        steps_per_epoch=run.steps_per_epoch(loader),
+        milestones=[epoch - config.start_epoch for epoch in config.optim.milestones],
+        gamma=config.optim.gamma,
+    )
+    model, _ = run.setup(network, sgd, schedule)
+    if config.compile:
+        network.compile()
+    blocks = gated_blocks(network)
+
+    for run_epoch in run.epochs():
+        epoch = config.start_epoch + run_epoch  # of the whole recipe
+        weights = recipe.weights(epoch)
+        if epoch == recipe.coupling_start and run.batches_done == 0:
+            sgd.state.clear()  # the authors start the second stage with a new optimizer
+        for images, targets in run.batches(loader):
+            with gate_noise(network, targets["key"]):
+                logits = model(images)
+            share = batch_share(len(images), run.device)
+            gate_losses, monitors = objective.losses(blocks, weights, targets["index"], share)
+            losses = {"loss_ce": F.cross_entropy(logits, targets["label"]) * share, **gate_losses}
+            run.step(losses, image_ids=targets["index"], monitors=monitors)
+        if (run_epoch + 1) % config.eval_every == 0 or run_epoch + 1 == config.epochs:
+            run.record(evaluate(run.evaluated_model, val_loader, config.image_size, config.measured_blocks))
+
+    run.finish(report=lambda folder: write_run_report(folder, val_set, config.data, plain(config.paper_metrics)))
+
+
+if __name__ == "__main__":
+    main()
