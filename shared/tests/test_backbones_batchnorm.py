@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from vireo.backbones import FixedStatsBatchNorm2d, GlobalBatchNorm2d, global_bat
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PARTS = {"equal": [(0, 4), (4, 8)], "unequal": [(0, 2), (2, 8)], "one_empty": [(0, 8), (8, 8)]}
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_affine": {"affine": False},
     "cumulative": {"momentum": None},
@@ -21,7 +22,7 @@ SETTINGS = {
 }
 
 
-def layer(settings: dict[str, object]) -> GlobalBatchNorm2d:
+def layer(settings: dict[str, Any]) -> GlobalBatchNorm2d:
     """With affine parameters and running statistics that are no special numbers."""
     norm = GlobalBatchNorm2d(3, **settings)
     with torch.no_grad():
@@ -35,7 +36,7 @@ def step(norm: GlobalBatchNorm2d, dtype: torch.dtype, first: int, end: int) -> d
     """Two training steps on rows ``first`` to ``end`` of the global batch; what is to be compared."""
     norm.to(torch.promote_types(dtype, torch.float32))  # half precision keeps its parameters in float32
     generator = torch.Generator().manual_seed(0)
-    result = {}
+    result: dict[str, Any] = {}
     for _ in range(2):
         whole = torch.randn(8, 3, 5, 4, generator=generator) * 2 + 10  # a mean that naive sums of squares would feel
         factor = torch.randn(8, 3, 5, 4, generator=generator)
@@ -94,11 +95,14 @@ def test_in_one_process_it_is_batch_norm() -> None:
 
 
 def test_conversion_keeps_parameters_and_leaves_subclasses() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(FixedStatsBatchNorm2d(4)))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), FixedStatsBatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4))
+    )
     before = dict(model.state_dict(keep_vars=True))
     assert global_batch_norm(model) is model
     assert type(model[1]) is GlobalBatchNorm2d
-    assert type(model[2][0]) is FixedStatsBatchNorm2d
+    assert type(model[2]) is FixedStatsBatchNorm2d
+    assert [type(module) for module in model[3].modules()][1:] == [GlobalBatchNorm2d]
     after = model.state_dict(keep_vars=True)
     assert list(after) == list(before)
     assert all(after[name] is before[name] for name in before)

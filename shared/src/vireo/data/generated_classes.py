@@ -46,7 +46,7 @@ class GeneratedClasses(ClassificationDataset):
         seed: int = 0,
         num_classes: int = 10,
         *,
-        noise: float = 40.0,
+        noise: float = 32.0,
     ) -> None:
         where = "GeneratedClasses"
         if length < 1:
@@ -103,7 +103,7 @@ class GeneratedClasses(ClassificationDataset):
 
         warmth = (2 * tint - 1) * 0.5 + uniform(-0.2, 0.2)
         colour = torch.cat((1 + warmth, 1 + uniform(-0.2, 0.2), 1 - warmth), 1)
-        colour = colour * (2 * light - 1) * uniform(30, 75)
+        colour = colour * (2 * light - 1) * uniform(36, 85)
         ground = 128 + torch.cat([uniform(-35, 35) for _ in range(3)], 1)
         shade = uniform(-60, 60) * column + uniform(-60, 60) * row
 

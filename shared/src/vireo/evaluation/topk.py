@@ -84,7 +84,7 @@ class TopK:
         if samples == 0:
             raise InputError("no samples were evaluated", "TopK", "Give at least one batch")
         errors: dict[str, Any] = {
-            f"top{k}_error": 100 * (1 - int(row.sum()) / samples) for k, row in zip(self.ks, correct)
+            f"top{k}_error": 100 * (samples - int(row.sum())) / samples for k, row in zip(self.ks, correct)
         }
-        per_class = [100 * (1 - right / n) if n else None for right, n in zip(top1.tolist(), total.tolist())]
+        per_class = [100 * (n - right) / n if n else None for right, n in zip(top1.tolist(), total.tolist())]
         return {**errors, "class_errors": per_class, "samples": samples}
