@@ -77,7 +77,8 @@ def build_loader(
     ``data.resident`` keeps the decoded set on the device; otherwise worker processes decode and crop as for ImageNet.
 
     Raises:
-        InputError: training would end an epoch with a batch of one image on a process, which batch norm cannot take.
+        InputError: training would end an epoch with a batch of one image on a process, which batch norm cannot take, or
+            there are fewer images to evaluate than processes.
     """
     batch_size = data.batch_size if train else data.eval_batch_size * world_size
     normalize = Normalize(list(data.mean), list(data.std))
@@ -85,6 +86,8 @@ def build_loader(
     kind: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train and data.drop_last}
     if train:
         _require_no_single(len(dataset), batch_size, world_size, data.drop_last)
+    elif len(dataset) < world_size:
+        raise InputError(f"{len(dataset)} images for {world_size} processes", "evaluation data", "use fewer processes")
     if data.resident:
         augment = [RandomCrop(data.crop_padding), HorizontalFlip(data.flip)] if train else []
         return ArrayLoader.of(dataset, device_transform=Compose(*augment, normalize), **kind, **here)

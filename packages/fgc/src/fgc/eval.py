@@ -42,7 +42,6 @@ def evaluate(
 
     from vireo.evaluation import TopK
 
-    from .blocks import gated_blocks
     from .macs import count_macs
     from .meters import GateRecords, OnRates
     from .neighborhoods import gate_purity, neighbor_overlap
@@ -51,7 +50,7 @@ def evaluate(
     network.eval()
     macs = count_macs(network, (image_size[0], image_size[1]))
     records = GateRecords(default_coupled_blocks(network) if measured is None else measured)
-    rates, errors = OnRates(len(gated_blocks(network))), None
+    rates, errors = OnRates(), None
     with torch.no_grad():
         for images, targets in batches:
             logits = network(images)
