@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +22,14 @@ from fgc.shaping import batch_shaping_loss, expected_gate_rate
 BATCH, SAMPLES, BLOCKS = 8, 64, (7, 8)
 RHO, ZETA, KAPPA = {"fgc": 0.4, "bas": 0.25}, 0.6, 0.003
 LOOSE = 3e-4  # gradients and parameters: two convolution back ends differ by 5e-5
+# Numbers within 1e-6 of the kink of a ReLU, where rounding decides over a gradient. To compare at all, they are moved
+# to the side on which the authors' run had them: (stage, step): [(layer, position in its output, shift)].
+KINKS = {
+    ("fgc", 0): [("layer1.0.bn2", 105396, 2e-6), ("layer1.0.bn1", 61072, 2e-6)],
+    ("fgc", 1): [("bn1", 123318, 2e-6), ("layer1.0.bn2", 92655, 2e-6), ("layer2.0.bn1", 60522, 2e-6)],
+    ("bas", 0): [("layer1.1.bn1", 14299, -2e-6), ("layer3.1.bn1", 15306, 2e-6)],
+    ("bas", 1): [("layer3.2.bn1", 10474, 2e-6)],
+}
 
 
 def golden_couplings(seed: int) -> list[FeatureGateCoupling]:
@@ -40,6 +52,25 @@ def golden_noise(network: GatedResNet, seed: int, step: int) -> Tensor:
     return torch.from_numpy(np.concatenate(parts, 1))
 
 
+@contextmanager
+def beside_kinks(network: GatedResNet, stage: str, step: int) -> Iterator[None]:
+    """Shift the numbers of ``KINKS``."""
+
+    def hook(position: int, shift: float) -> Callable[[nn.Module, Any, Tensor], None]:
+        def move(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            output.detach().view(-1)[position] += shift
+
+        return move
+
+    handles = [
+        network.get_submodule(layer).register_forward_hook(hook(position, shift))
+        for layer, position, shift in KINKS[stage, step]
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
 @pytest.mark.parametrize(("stage", "seed"), [("fgc", 8), ("bas", 10)])
 def test_two_training_steps(stage: str, seed: int) -> None:
     case = load(f"{stage}_train_step")
@@ -56,7 +87,7 @@ def test_two_training_steps(stage: str, seed: int) -> None:
     )
     for step in range(2):
         expected = {name[3:]: value for name, value in case.items() if name.startswith(f"t{step}_")}
-        with uniform_noise(network, golden_noise(network, seed, step)):
+        with uniform_noise(network, golden_noise(network, seed, step)), beside_kinks(network, stage, step):
             out = network(tensor(f"input.image.{step}", (BATCH, 3, 32, 32), seed))
         blocks = gated_blocks(network)
         logits = [block.gate.logits for block in blocks if block.gate.logits is not None]
@@ -87,7 +118,8 @@ def test_two_training_steps(stage: str, seed: int) -> None:
 
     state = network.state_dict()
     for name, value in picked(case, "after:").items():
-        close(state[name].flatten()[::11], value, LOOSE)
+        stride = 1 if value.numel() == state[name].numel() else 11  # small ones are stored whole
+        close(state[name].flatten()[::stride], value, LOOSE)
     if stage == "fgc":
         rows = torch.cat([case["t0_index"], case["t1_index"]])
         for block, coupling in zip(BLOCKS, couplings):

@@ -204,8 +204,9 @@ class _Contrast(torch.autograd.Function):
         inside = weights.sum(1, keepdim=True)
         # d loss / d scores = softmax * (inside - [positive]) / (inside + eps)
         grad = (inside * mean - torch.einsum("bp,bpd->bd", weights, rows)) / (inside + EPSILON)
-        ctx.save_for_backward(grad / (temperature * len(query)))
-        return -torch.log(inside + EPSILON).mean()
+        batch = max(len(query), 1)  # a process may have no image
+        ctx.save_for_backward(grad / (temperature * batch))
+        return -torch.log(inside + EPSILON).sum() / batch
 
     @staticmethod
     @once_differentiable
