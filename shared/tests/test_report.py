@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vireo.report import Table, class_colour, draw_detections, grid, plot_curves, write_report
+from vireo.report import Table, class_colour, draw_detections, grid, plot_curves, plot_lines, write_report
 
 GREY = np.full((400, 600, 3), 128, np.uint8)
 
@@ -126,6 +126,20 @@ def test_curves() -> None:
     assert curves == plot_curves(log_records())
     assert plot_curves([]) == {}
     assert plot_curves([{"kind": "eval", "step": 1, "metrics": {"AP": -1}}]) == {}
+
+
+def test_own_lines() -> None:
+    svg = plot_lines({"block 7": ([0, 1, 2], [0.5, 0.25, 0.75])}, "epoch", "on-rate")
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    for nothing in ({}, {"empty": ([], [])}, {"ragged": ([1.0], [])}):
+        with pytest.raises(ValueError, match="at least one line"):
+            plot_lines(nothing)
+
+
+def test_own_curves_come_first_in_the_page(tmp_path: Path) -> None:
+    own = {"On-rates": plot_lines({"block 7": ([0, 1], [0.5, 0.25])})}
+    page = write_report(tmp_path, "t", {}, log_records(), {}, curves=own).read_text()
+    assert page.index("On-rates") < page.index("Total loss")
 
 
 def test_long_logs_make_small_curves() -> None:

@@ -33,7 +33,7 @@ def build_network(model: Any, num_classes: int) -> nn.Module:
         network: nn.Module = getattr(resnet, model.name)(num_classes, width=model.width, hidden=model.hidden)
     else:
         network = attach_gates(_timm_network(model.name, num_classes, model.pretrained), model.hidden)
-    return network.to(memory_format=torch.channels_last) if model.channels_last else network  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last) if model.channels_last else network
 
 
 def _timm_network(name: str, num_classes: int, pretrained: bool) -> nn.Module:

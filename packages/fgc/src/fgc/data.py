@@ -47,7 +47,7 @@ def build_dataset(data: Any, *, train: bool) -> ClassificationDataset:
     dataset: ClassificationDataset
     if data.format == "generated":
         count, seed = (data.train_images, data.seed) if train else (data.val_images, data.seed + 1_000_003)
-        return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes)
+        return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes, noise=data.noise)
     if data.root is None:
         raise InputError("has no value", "data.root", "give the folder of the data: data.root=...")
     if data.format == "cifar":
@@ -89,8 +89,8 @@ def build_loader(
     elif len(dataset) < world_size:
         raise InputError(f"{len(dataset)} images for {world_size} processes", "evaluation data", "use fewer processes")
     if data.resident:
-        augment = [RandomCrop(data.crop_padding), HorizontalFlip(data.flip)] if train else []
-        return ArrayLoader.of(dataset, device_transform=Compose(*augment, normalize), **kind, **here)
+        augment = Compose(RandomCrop(data.crop_padding), HorizontalFlip(data.flip), normalize)
+        return ArrayLoader.of(dataset, device_transform=augment if train else normalize, **kind, **here)
     return Loader(
         dataset,
         transform=imagenet_transforms(train, data.crop_size),

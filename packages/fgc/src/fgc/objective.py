@@ -40,7 +40,7 @@ class RhoController(nn.Module):
     def __init__(self, target: float, rho: float, gain: float = 0.02, damping: float = 5.0) -> None:
         super().__init__()
         if not 0 < target < 1:
-            raise InputError(f"{target} is no pruning ratio", "target_pruning", "give a number between 0 and 1, or null")
+            raise InputError(f"{target} is no pruning ratio", "target_pruning", "give a number between 0 and 1")
         if rho <= 0:
             raise InputError(f"rho {rho} is not positive", "recipe.rho", "give the controller a rho to start from")
         self.target, self.gain, self.damping = target, gain, damping

@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
     from .eval import evaluate
     from .gate import gate_noise
     from .load import save_classes
-    from .report import write_run_report
+    from .report import draw_gallery, write_run_report
     from .schedules import Recipe
 
     run = Run(
@@ -90,7 +90,9 @@ def main(config: DictConfig) -> None:
         if (run_epoch + 1) % config.eval_every == 0 or run_epoch + 1 == config.epochs:
             run.record(evaluate(run.evaluated_model, val_loader, config.image_size, config.measured_blocks))
 
-    run.finish(report=lambda folder: write_run_report(folder, val_set, config.data, plain(config.paper_metrics)))
+    if run.is_main:
+        draw_gallery(run.evaluated_model, val_set, config.data, run.output_dir, config.gallery_images)
+    run.finish(report=lambda folder: write_run_report(folder, "FGC", plain(config.paper_metrics)))
 
 
 if __name__ == "__main__":

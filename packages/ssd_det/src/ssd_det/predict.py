@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vireo.data.image_files import expand_folders, picture_files
 from vireo.engine.cli import reporting
 from vireo.errors import InputError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from .model import SSDDet
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 JPEG_QUALITY = 92
 
 
@@ -82,25 +82,6 @@ def predict_images(
     return found
 
 
-def expand_folders(arguments: Sequence[str | Path]) -> list[Path]:
-    """The files among ``arguments`` and the images in the folders among them, sorted within a folder, each once.
-
-    Raises:
-        InputError: a folder without images.
-    """
-    paths: list[Path] = []
-    for path in map(Path, arguments):
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not inside:
-            remedy = f"Give a folder with files {', '.join(IMAGE_SUFFIXES)}"
-            raise InputError("no image in this folder", str(path), remedy)
-        paths += inside
-    return list(dict.fromkeys(paths))
-
-
 def write_picture(found: ImageDetections, classes: Sequence[str], target: Path) -> None:
     """Draw the detections and write them to ``target``, as JPEG or PNG by its name.
 
@@ -134,24 +115,6 @@ def coco_results(found: ImageDetections, image_id: int, category_ids: Sequence[i
     ]
 
 
-def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where each picture goes: under the image's own name, numbered where two images share it.
-
-    Raises:
-        InputError: ``folder`` holds the images themselves, which could be replaced.
-    """
-    if any(path.parent.resolve() == folder.resolve() for path in paths):
-        raise InputError("pictures would replace images", str(folder), "Choose another folder with --out")
-    taken: dict[str, int] = {}
-    targets = []
-    for path in paths:
-        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        name = f"{path.stem}{suffix}"
-        taken[name] = taken.get(name, 0) + 1
-        targets.append(folder / (name if taken[name] == 1 else f"{path.stem}_{taken[name]}{suffix}"))
-    return targets
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssd-det-predict", description="Draw the detections of a trained detector on images."
@@ -170,7 +133,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from vireo.engine.folder import require_writable
 
     paths = expand_folders(arguments.images)
-    targets = _targets(paths, Path(arguments.out))
+    targets = picture_files(paths, Path(arguments.out))
     require_writable(arguments.out, "--out")
     if arguments.json:
         require_writable(Path(arguments.json).parent, "--json")

@@ -12,10 +12,9 @@ from torch import Tensor
 from vireo.data.classification import ClassificationDataset, resize_images
 from vireo.data.decode import decode_image
 from vireo.data.header import read_header
+from vireo.data.image_files import IMAGE_SUFFIXES
 from vireo.data.records import OnError, note
 from vireo.errors import InputError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class ImageFolder(ClassificationDataset):
@@ -126,8 +125,8 @@ def _class_folders(folder: Path) -> tuple[list[str], list[str]]:
 def _images_of(folder: Path) -> tuple[list[str], list[str]]:
     """Sorted names of the images in a class folder, and of everything else there."""
     names = sorted(os.listdir(folder))
-    images = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
     if not images:
-        known = ", ".join(SUFFIXES)
+        known = ", ".join(IMAGE_SUFFIXES)
         raise InputError("class without images", str(folder), f"Add images ({known}) or remove the folder")
     return images, sorted(set(names) - set(images))

@@ -44,6 +44,27 @@ def plot_curves(log_records: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
     return {title: _svg(series, may_be_log) for title, (series, may_be_log) in panels.items() if series}
 
 
+def plot_lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str = "step", y_label: str = ""
+) -> bytes:
+    """Any lines in the style of :func:`plot_curves`.
+
+    Args:
+        series: name of a line to its x and y values, finite numbers.
+        x_label, y_label: of the axes.
+
+    Returns:
+        SVG, as from :func:`plot_curves`.
+
+    Raises:
+        ValueError: no line, or one without points.
+    """
+    if not series or not all(len(x) == len(y) > 0 for x, y in series.values()):
+        raise ValueError("give at least one line, and as many y as x values")
+    lines = {name: (list(x), list(y)) for name, (x, y) in series.items()}
+    return _svg(lines, False, x_label, y_label)
+
+
 def _defined(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if value != -1}
 
@@ -69,7 +90,7 @@ def _thin(values: Sequence[float]) -> np.ndarray:
     return np.array([part.mean() for part in np.array_split(array, min(len(array), _POINTS))])
 
 
-def _svg(series: Series, may_be_log: bool) -> bytes:
+def _svg(series: Series, may_be_log: bool, x_label: str = "step", y_label: str = "") -> bytes:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -85,7 +106,8 @@ def _svg(series: Series, may_be_log: bool) -> bytes:
     lowest, highest = min(min(y) for _, y in series.values()), max(max(y) for _, y in series.values())
     if may_be_log and lowest > 0 and highest / lowest > 50:
         axes.set_yscale("log")
-    axes.set_xlabel("step", color=_INK, fontsize=9)
+    axes.set_xlabel(x_label, color=_INK, fontsize=9)
+    axes.set_ylabel(y_label, color=_INK, fontsize=9)
     axes.tick_params(colors=_INK, labelsize=8, length=3)
     axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -55,6 +55,7 @@ def write_report(
     paper_note: str = "",
     gallery: Sequence[tuple[str, Sequence[str | Path | np.ndarray]]] = (),
     tables: Sequence[Table] = (),
+    curves: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write ``run_dir/report.html``: metrics, curves, pictures, tables and configuration of a run.
 
@@ -69,6 +70,7 @@ def write_report(
         paper_note: where the paper's numbers stand and for which setting, e.g. ``"Table 1, COCO val, 40 % noise"``.
         gallery: sections of pictures: title and picture files or uint8 (H, W, 3) arrays. A file's name is its caption.
         tables: further tables, shown before the metrics.
+        curves: title to SVG of further curves (:func:`~vireo.report.curves.plot_lines`), shown before those of the log.
 
     Returns:
         Path of the page.
@@ -79,6 +81,7 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     records = list(log_records)
+    drawings = {**(curves or {}), **plot_curves(records)}
     environment = Environment(
         loader=PackageLoader("vireo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -96,7 +99,7 @@ def write_report(
         metrics=_metric_rows(scalars, paper_metrics or {}),
         has_paper=bool(paper_metrics),
         paper_note=paper_note,
-        curves=[_Figure(name, _data_uri(svg, "image/svg+xml")) for name, svg in plot_curves(records).items()],
+        curves=[_Figure(name, _data_uri(svg, "image/svg+xml")) for name, svg in drawings.items()],
         gallery=[(heading, [_picture(entry) for entry in pictures]) for heading, pictures in gallery],
         tables=tables,
         per_class=nested,
