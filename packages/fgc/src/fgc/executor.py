@@ -10,8 +10,14 @@ from vireo.errors import InputError
 from .blocks import GatedBlock, gated_blocks
 from .folding import DenseBlock, FoldedBlock, fold_network
 from .gather import GatherBlock
+from .ragged import RaggedBlock, require_gpu, require_triton
 
-_BLOCKS: dict[str, type[FoldedBlock]] = {"dense": DenseBlock, "masked": FoldedBlock, "gather": GatherBlock}
+_BLOCKS: dict[str, type[FoldedBlock]] = {
+    "dense": DenseBlock,
+    "masked": FoldedBlock,
+    "gather": GatherBlock,
+    "ragged": RaggedBlock,
+}
 MODES = tuple(_BLOCKS)
 
 
@@ -27,8 +33,8 @@ class ConditionalExecutor(nn.Module):
       channels of the second that are on. A batch is run image by image.
     - ``ragged``: for batches on a GPU, each image with its own channels, by Triton kernels.
 
-    Images with values that are not finite are run as ``masked``, so that what is not a number reaches the logits as it
-    would there instead of being left out with the channels that are off.
+    An image with a value that is not finite gets logits that are not a number: in ``masked`` because 0 times infinity
+    is none, in the others by decree, since there it may lie in channels that are left out.
 
     Args:
         model: with gated blocks; in any mode, it is executed as in evaluation.
@@ -47,6 +53,8 @@ class ConditionalExecutor(nn.Module):
             raise InputError(
                 f"{type(model).__name__} has no gates", "ConditionalExecutor", "train a gated network, see attach_gates"
             )
+        if mode == "ragged":
+            require_triton()
         _require_finite(model)
         self.mode = mode
         self.network = fold_network(model, _BLOCKS[mode])
@@ -63,9 +71,11 @@ class ConditionalExecutor(nn.Module):
             InputError: another shape, or another dtype or device than the network's.
         """
         self._check(images)
-        if self.mode != "gather" or len(images) == 1:
-            return self.network(images)
-        return torch.cat([self.network(image[None]) for image in images])
+        if self.mode == "gather" and len(images) > 1:
+            logits = torch.cat([self.network(image[None]) for image in images])
+        else:
+            logits = self.network(images)
+        return logits + (images * 0).sum((1, 2, 3))[:, None]  # nothing, or not a number
 
     def _check(self, images: Tensor) -> None:
         weight = next(self.network.parameters())
@@ -75,6 +85,8 @@ class ConditionalExecutor(nn.Module):
         if images.dtype != weight.dtype or images.device != weight.device:
             found = f"images are {images.dtype} on {images.device}, the network {weight.dtype} on {weight.device}"
             raise InputError(found, "ConditionalExecutor", "convert one of them with .to()")
+        if self.mode == "ragged":
+            require_gpu(images)
 
 
 def _require_finite(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vireo.errors import InputError
 
-from .blocks import ConvNorm, GatedBlock
+from .blocks import GatedBlock
 from .gate import ChannelGate
 
 
@@ -32,13 +32,11 @@ def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
         scale, shift = torch.ones_like(conv.weight[:, 0, 0, 0]), torch.zeros_like(conv.weight[:, 0, 0, 0])
     elif _foldable(norm):
         # in double precision, so that folding itself costs no accuracy
-        variance, mean = norm.running_var.double(), norm.running_mean.double()
-        scale = torch.rsqrt(variance + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
-        shift = -mean * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.double()
+        mean, variance, weight, shift = (
+            _double(norm, key) for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        scale = weight * torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
+        shift = shift - mean * scale
     else:
         raise InputError(
             f"{type(norm).__name__} cannot be folded into the convolution before it",
@@ -51,9 +49,23 @@ def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     return folded
 
 
+def _double(norm: nn.Module, key: str) -> Tensor:
+    value = getattr(norm, key)
+    if value is None:  # a norm without affine parameters
+        assert isinstance(norm.running_mean, Tensor)
+        value = torch.full_like(norm.running_mean, float(key == "weight"))
+    return value.detach().double()
+
+
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that has one, as all folded ones do."""
+    assert conv.bias is not None
+    return conv.bias
+
+
 def _foldable(norm: nn.Module) -> bool:
     exact = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)  # subclasses may do more, e.g. activate
-    return exact and norm.running_mean is not None
+    return exact and getattr(norm, "running_mean", None) is not None
 
 
 class FoldedGate(nn.Module):
@@ -64,12 +76,19 @@ class FoldedGate(nn.Module):
             see :func:`fgc.latency.force_on_rate`.
     """
 
+    weight1: Tensor
+    weight2: Tensor
+    bias1: Tensor
+    bias2: Tensor
+
     def __init__(self, gate: ChannelGate) -> None:
         super().__init__()
-        fc1, fc2 = fold_norm(gate.mlp["fc1"], gate.mlp["bn"]), gate.mlp["fc2"]
-        for name, conv in {"1": fc1, "2": fc2}.items():
+        layers = gate.mlp["fc1"], gate.mlp["bn"], gate.mlp["fc2"]
+        assert isinstance(layers[0], nn.Conv2d)
+        assert isinstance(layers[2], nn.Conv2d)
+        for name, conv in {"1": fold_norm(layers[0], layers[1]), "2": layers[2]}.items():
             self.register_buffer("weight" + name, conv.weight.detach().flatten(1).contiguous())
-            self.register_buffer("bias" + name, conv.bias.detach().clone())
+            self.register_buffer("bias" + name, bias_of(conv).detach().clone())
         self.forced: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,23 +97,39 @@ class FoldedGate(nn.Module):
         logits = F.linear(hidden, self.weight2, self.bias2)
         return logits if self.forced is None else self.forced.expand_as(logits)
 
+    def single(self, x: Tensor) -> Tensor:
+        """The same for one image, ``(1, C_in, H, W)`` to ``(C,)``, by fewer and cheaper operations."""
+        pooled = x[0].sum((1, 2))
+        hidden = torch.relu_(torch.addmv(self.bias1, self.weight1, pooled, alpha=1 / (x.shape[2] * x.shape[3])))
+        logits = torch.addmv(self.bias2, self.weight2, hidden)
+        return logits if self.forced is None else self.forced[0]
+
 
 class FoldedBlock(nn.Module):
     """A gated block without batch norm; this one computes every channel and multiplies by the gate ("masked")."""
 
     def __init__(self, block: GatedBlock) -> None:
         super().__init__()
-        producer, consumer = block.producer, block.consumer
         self.gate: FoldedGate | None = FoldedGate(block.gate)
         self.before = _branch(block, "before")
-        self.producer, self.consumer = fold_norm(*producer), fold_norm(*consumer)
+        self.producer, self.consumer = fold_norm(*block.producer), fold_norm(*block.consumer)
         self.shortcut = _branch(block, "shortcut")
+
+    def plain_convolutions(self) -> bool:
+        """Whether producer and consumer have neither groups nor dilation nor an unusual padding."""
+        return all(
+            conv.groups == 1
+            and conv.dilation == (1, 1)
+            and isinstance(conv.padding, tuple)
+            and conv.padding_mode == "zeros"
+            for conv in (self.producer, self.consumer)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` to ``(B, C_out, H', W')``."""
         inner = torch.relu_(self.producer(self.before(x)))
         if self.gate is not None:
-            inner = inner * (self.gate(x) > 0)[:, :, None, None]
+            inner.mul_((self.gate(x) > 0)[:, :, None, None])
         return torch.relu_(self.consumer(inner).add_(self.shortcut(x)))
 
 
@@ -152,15 +187,15 @@ def _traced(module: nn.Module) -> nn.Module:
         return module
     parts: dict[str, Any] = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not _foldable(parts[node.target]):
+        if node.op != "call_module" or not _foldable(parts[str(node.target)]):
             continue
         source = node.args[0]
         if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
             continue
-        if type(parts[source.target]) is not nn.Conv2d:
+        conv = parts[str(source.target)]
+        if type(conv) is not nn.Conv2d:
             continue
-        folded = fold_norm(*ConvNorm(parts[source.target], parts[node.target]))
-        traced.set_submodule(source.target, folded)
+        traced.set_submodule(str(source.target), fold_norm(conv, parts[str(node.target)]))
         node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()

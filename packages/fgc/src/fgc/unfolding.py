@@ -1,0 +1,73 @@
+"""Unfolding (im2col) of one image into memory that is kept, with few and cheap operations per call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Unfold:
+    """What the taps of a convolution see of one image.
+
+    The image goes through a padded copy; memory and views, by number of channels, are made once and used again, since
+    at this size making them costs as much as the arithmetic. Not to be called from several threads at once.
+
+    Args:
+        conv: without groups and dilation.
+        height, width: of the images.
+        planar: the layout, see :meth:`__call__`.
+        capacity: most channels.
+        like: for dtype and device.
+
+    Attributes:
+        size: height and width of the convolution's output.
+    """
+
+    def __init__(self, conv: nn.Conv2d, height: int, width: int, planar: bool, capacity: int, like: Tensor) -> None:
+        (top, left), self.planar = _pair(conv.padding), planar
+        self.kernel, self.stride = _pair(conv.kernel_size), _pair(conv.stride)
+        rows, cols = height + 2 * top, width + 2 * left
+        self.size = (rows - self.kernel[0]) // self.stride[0] + 1, (cols - self.kernel[1]) // self.stride[1] + 1
+        self.padded = like.new_zeros((capacity, rows, cols) if planar else (rows, cols, capacity))
+        channels_first = self.padded if planar else self.padded.permute(2, 0, 1)
+        self.inside = channels_first[:, top : top + height, left : left + width]
+        self.memory = like.new_empty(capacity * self.kernel[0] * self.kernel[1] * self.size[0] * self.size[1])
+        self.views: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, image: Tensor, relu: bool) -> Tensor:
+        """``(C, H, W)`` to ``(C * taps, positions)`` if planar, else ``(positions, taps * C)``.
+
+        Args:
+            image: of any strides.
+            relu: apply ReLU on the way.
+        """
+        count = image.shape[0]
+        inside, seen, target, unfolded = self.views.get(count) or self._make(count)
+        if relu:
+            torch.clamp_min(image, 0, out=inside)
+        else:
+            inside.copy_(image)
+        target.copy_(seen)
+        return unfolded
+
+    def _make(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        (down, across), (step_y, step_x), positions = self.kernel, self.stride, self.size[0] * self.size[1]
+        memory = self.memory[: count * down * across * positions]
+        if self.planar:
+            plane, line, pixel = self.padded.stride()
+            shape: tuple[int, ...] = (count, down, across, *self.size)
+            strides: tuple[int, ...] = (plane, line, pixel, step_y * line, step_x * pixel)
+            unfolded = memory.view(-1, positions)
+        else:
+            line, pixel, plane = self.padded.stride()
+            shape = (*self.size, down, across, count)
+            strides = (step_y * line, step_x * pixel, line, pixel, plane)
+            unfolded = memory.view(positions, -1)
+        seen = self.padded.as_strided(shape, strides)
+        self.views[count] = views = (self.inside[:count], seen, memory.view(shape), unfolded)
+        return views
+
+
+def _pair(value: object) -> tuple[int, int]:
+    assert isinstance(value, tuple)
+    return value[0], value[1]
