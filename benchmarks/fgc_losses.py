@@ -1,0 +1,154 @@
+"""The losses of FGC: batch shaping against scipy's Beta, the coupling loss against the matrix products it cannot avoid.
+
+    python benchmarks/fgc_losses.py [--gpu] [--repeat 15] [--dry-run]
+
+Batch shaping: all gates of a ResNet-20 (336) at batch 256, forward and backward, against what the authors' code does
+for each block: scipy's distribution function and density on the host, a sort, and a loop over channels to undo it.
+Coupling: B 256, N 50,000, C 64, k 200; search, loss, gradient and both bank updates, against the products of features
+and gate logits with their banks alone. The sides alternate; ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import numpy as np
+import torch
+from common import write_result
+from scipy import stats
+from torch import Tensor
+
+from fgc.coupling import FeatureGateCoupling
+from fgc.shaping import ALPHA, BETA, batch_shaping_loss
+
+WIDTHS = [16] * 3 + [32] * 3 + [64] * 3  # gates of the blocks of a ResNet-20
+BATCH, SAMPLES, DIM, NEIGHBORS = 256, 50_000, 64, 200
+
+
+def scipy_round_trip(probs: Tensor) -> Tensor:
+    """Gradient of one block's batch-shaping loss by its probabilities ``(B, C)``, on the host."""
+    p = probs.detach().cpu().numpy()
+    order = np.argsort(p, axis=0)
+    ascending = np.take_along_axis(p, order, 0)
+    target = (np.arange(1, len(p) + 1) / (len(p) + 1))[:, None]
+    difference = target - stats.beta.cdf(ascending, ALPHA, BETA)
+    slope = stats.beta.pdf(ascending, ALPHA, BETA)
+    slope[np.isinf(slope)] = 0
+    by_rank = -2 / len(p) * difference * slope
+    gradient = np.empty_like(by_rank)
+    for channel in range(p.shape[1]):
+        gradient[order[:, channel], channel] = by_rank[:, channel]
+    return torch.from_numpy(gradient.astype(np.float32)).to(probs.device)
+
+
+def shaping_sides(device: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Ours and scipy's, on the same logits, checked to give the same gradient."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(BATCH, sum(WIDTHS), generator=generator)).to(device).requires_grad_()
+
+    def ours() -> None:
+        logits.grad = None
+        batch_shaping_loss(logits).backward()
+
+    def scipy() -> None:
+        logits.grad = None
+        probs = logits.sigmoid()
+        for block in probs.split(WIDTHS, 1):
+            block.backward(scipy_round_trip(block), retain_graph=True)
+
+    ours()
+    expected = logits.grad.clone() if logits.grad is not None else None
+    scipy()
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-3, atol=1e-6)
+    return ours, scipy
+
+
+def coupling_sides(device: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Ours and the two matrix products, on unit rows and queries like those in training."""
+    generator = torch.Generator().manual_seed(0)
+    coupling = FeatureGateCoupling(SAMPLES, DIM, NEIGHBORS)
+    centres = torch.randn(10, DIM, generator=generator)  # classes, so that neighbourhoods are not uniform
+    rows = centres[torch.randint(10, (SAMPLES,), generator=generator)]
+    for bank in (coupling.feature_bank, coupling.gate_bank):
+        vectors = rows + torch.randn(SAMPLES, DIM, generator=generator)
+        bank.memory.copy_(torch.nn.functional.normalize(vectors.relu() if bank is coupling.feature_bank else vectors))
+    coupling.to(device)
+    batches = torch.randperm(SAMPLES, generator=generator)[: BATCH * 8].view(8, BATCH).to(device)
+    features = coupling.feature_bank.memory[batches] * 1.5
+    logits = (coupling.gate_bank.memory[batches] * 3).requires_grad_()
+    turn = 0
+
+    def ours() -> None:
+        nonlocal turn
+        turn = (turn + 1) % len(batches)
+        logits.grad = None
+        coupling(features[turn], logits[turn], batches[turn], 21).backward()
+
+    def products() -> None:
+        with torch.no_grad():
+            torch.mm(features[turn], coupling.feature_bank.memory.t())
+            torch.mm(logits[turn], coupling.gate_bank.memory.t())
+
+    return ours, products
+
+
+def alternate(sides: dict[str, Callable[[], None]], repeat: int, gpu: bool) -> dict[str, list[float]]:
+    """Seconds of ``repeat`` counted calls of each side, after three that are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for counted in range(-3, repeat):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            side()
+            if gpu:
+                torch.cuda.synchronize()
+            if counted >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write ``results/speed_fgc_losses.json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--repeat", type=int, default=15, help="counted calls of each side")
+    parser.add_argument("--dry-run", action="store_true", help="print only")
+    arguments = parser.parse_args(argv)
+    device = "cuda" if arguments.gpu else "cpu"
+    shaping = dict(zip(("batch shaping", "scipy"), shaping_sides(device)))
+    seconds = alternate(shaping, arguments.repeat, arguments.gpu)
+    coupling = dict(zip(("coupling", "two products"), coupling_sides(device)))
+    seconds |= alternate(coupling, arguments.repeat, arguments.gpu)
+    middle = {name: median(values) for name, values in seconds.items()}
+    ratios = [
+        {
+            "name": "batch-shaping loss",
+            "against": "scipy CDF and PDF",
+            "value": middle["scipy"] / middle["batch shaping"],
+            "target": 10.0,
+            "bound": "min",
+        },
+        {
+            "name": "FGC loss (B 256, N 50,000, C 64)",
+            "against": "its two matrix products",
+            "value": middle["coupling"] / middle["two products"],
+            "target": 1.5,
+            "bound": "max",
+        },
+    ]
+    for name, value in middle.items():
+        print(f"{name}: {1e3 * value:.2f} ms")
+    for entry in ratios:
+        bound = "at least" if entry["bound"] == "min" else "at most"
+        print(f"{entry['name']} against {entry['against']}: {entry['value']:.3f} ({bound} {entry['target']})")
+    if not arguments.dry_run:
+        content = {"ratios": ratios, "seconds": seconds, "threads": torch.get_num_threads()}
+        write_result("speed_fgc_losses" + ("_gpu" if arguments.gpu else ""), content, seed=0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
