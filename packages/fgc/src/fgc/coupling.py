@@ -7,7 +7,7 @@ Banks are read in chunks, and the loss brings its gradient along in closed form:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,10 @@ from vireo.errors import InputError
 
 from .bank import MemoryBank
 from .collectives import batch_share, gather_rows
+from .search import CHUNK, bank_chunks, largest_products
 
 EPSILON = 1e-7  # inside the logarithm of the loss
-CHUNK = 2048
+FAINT = -80.0  # logarithm of a share of the softmax that no float32 sum feels
 
 
 class FeatureGateCoupling(nn.Module):
@@ -144,7 +145,7 @@ class FeatureGateCoupling(nn.Module):
         self._check(features, features, indices)
         memory = self.feature_bank.memory
         count = min(self.num_neighbors, len(memory) - 1)
-        scores, rows = _largest(features.float(), memory, count + 1, self.chunk)
+        scores, rows = largest_products(features.float(), memory, count + 1, self.chunk)
         # one more than asked for, so that the image itself can be dropped without waiting for the device
         scores = scores.masked_fill(rows == indices[:, None], -torch.inf)
         return rows.gather(1, scores.topk(count).indices)
@@ -215,34 +216,16 @@ class _Contrast(torch.autograd.Function):
         return grad * upstream, None, None, None, None
 
 
-def _chunks(memory: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(memory), chunk):
-        yield start, memory[start : start + chunk].float()
-
-
 def _softmax_mean(scaled: Tensor, memory: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """``logsumexp`` of ``scaled @ memory^T`` ``(B, 1)``, and its softmax times ``memory`` ``(B, dim)``."""
     highest = scaled.new_full((len(scaled), 1), -torch.inf)
     total, mean = torch.zeros_like(highest), torch.zeros_like(scaled)
-    for _, rows in _chunks(memory, chunk):
+    for _, rows in bank_chunks(memory, chunk):
         scores = scaled @ rows.t()
         higher = torch.maximum(highest, scores.amax(1, keepdim=True))
-        scores.sub_(higher).exp_()
+        scores.sub_(higher).clamp_(min=FAINT).exp_()  # exponentials below the normal floats take ten times as long
         shrink = torch.exp(highest - higher)
         total = total * shrink + scores.sum(1, keepdim=True)
         mean = torch.addmm(mean * shrink, scores, rows)
         highest = higher
     return highest + total.log(), mean / total
-
-
-def _largest(query: Tensor, memory: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest of ``query @ memory^T`` and their rows, both ``(B, count)``, in no order."""
-    best = query.new_empty(len(query), 0)
-    where = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
-    for start, rows in _chunks(memory, max(chunk, count)):
-        scores, local = (query @ rows.t()).topk(min(count, len(rows)), sorted=False)
-        best, where = torch.cat([best, scores], 1), torch.cat([where, local + start], 1)
-        if best.shape[1] > count:
-            best, kept = best.topk(count, sorted=False)
-            where = where.gather(1, kept)
-    return best, where
