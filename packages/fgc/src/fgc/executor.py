@@ -58,6 +58,8 @@ class ConditionalExecutor(nn.Module):
         _require_finite(model)
         self.mode = mode
         self.network = fold_network(model, _BLOCKS[mode])
+        if any(isinstance(block, GatherBlock) and not block.planar for block in self.network.modules()):
+            self.network.to(memory_format=torch.channels_last)
         stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d | GatedBlock))
         conv = stem.producer.conv if isinstance(stem, GatedBlock) else stem
         self.in_channels = conv.in_channels

@@ -89,6 +89,9 @@ class FoldedGate(nn.Module):
         for name, conv in {"1": fold_norm(layers[0], layers[1]), "2": layers[2]}.items():
             self.register_buffer("weight" + name, conv.weight.detach().flatten(1).contiguous())
             self.register_buffer("bias" + name, bias_of(conv).detach().clone())
+        always = getattr(gate, "constant_on", 0)  # channels that compaction has found to be always on
+        self.weight2 = F.pad(self.weight2, (0, 0, 0, always))
+        self.bias2 = F.pad(self.bias2, (0, always), value=1.0)
         self.forced: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
