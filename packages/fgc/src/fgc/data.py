@@ -47,13 +47,14 @@ def build_dataset(data: Any, *, train: bool) -> ClassificationDataset:
     dataset: ClassificationDataset
     if data.format == "generated":
         count, seed = (data.train_images, data.seed) if train else (data.val_images, data.seed + 1_000_003)
-        return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes, noise=data.noise)
+        options = {"noise": data.noise, "class_colours": data.class_colours}
+        return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes, **options)
     if data.root is None:
         raise InputError("has no value", "data.root", "give the folder of the data: data.root=...")
     if data.format == "cifar":
         dataset = Cifar(data.root, train, data.kind)
     else:
-        size = None if data.image_size is None else tuple(data.image_size)
+        size = tuple(data.image_size) if data.resident else None  # otherwise the workers crop
         split = data.train_split if train else data.val_split
         dataset = ImageFolder(data.root, split, data.on_error, size)
         if data.check_images != "none":
@@ -77,33 +78,40 @@ def build_loader(
     ``data.resident`` keeps the decoded set on the device; otherwise worker processes decode and crop as for ImageNet.
 
     Raises:
-        InputError: training would end an epoch with a batch of one image on a process, which batch norm cannot take, or
-            there are fewer images to evaluate than processes.
+        InputError: training would have a batch of one image, which batch norm cannot take, or there are fewer images to
+            evaluate than processes.
     """
     batch_size = data.batch_size if train else data.eval_batch_size * world_size
     normalize = Normalize(list(data.mean), list(data.std))
     here: dict[str, Any] = {"device": device, "rank": rank, "world_size": world_size, "seed": seed}
     kind: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train and data.drop_last}
+    loader: ArrayLoader | Loader
+    if data.resident:
+        augment = Compose(RandomCrop(data.crop_padding), HorizontalFlip(data.flip), normalize)
+        loader = ArrayLoader.of(dataset, device_transform=augment if train else normalize, **kind, **here)
+    elif "crop_size" in data:
+        loader = Loader(
+            dataset,
+            transform=imagenet_transforms(train, data.crop_size),
+            device_transform=Compose(stack_classification, normalize),
+            workers=data.workers,
+            on_error=data.on_error,
+            **kind,
+            **here,
+        )
+    else:
+        raise InputError("this data is always kept on the device", "data.resident", "use data=imagenet for large files")
+    # only now: images that cannot be read have left a resident set
     if train:
         _require_no_single(len(dataset), batch_size, world_size, data.drop_last)
     elif len(dataset) < world_size:
         raise InputError(f"{len(dataset)} images for {world_size} processes", "evaluation data", "use fewer processes")
-    if data.resident:
-        augment = Compose(RandomCrop(data.crop_padding), HorizontalFlip(data.flip), normalize)
-        return ArrayLoader.of(dataset, device_transform=augment if train else normalize, **kind, **here)
-    return Loader(
-        dataset,
-        transform=imagenet_transforms(train, data.crop_size),
-        device_transform=Compose(stack_classification, normalize),
-        workers=data.workers,
-        on_error=data.on_error,
-        **kind,
-        **here,
-    )
+    return loader
 
 
 def _require_no_single(images: int, batch_size: int, world_size: int, drop_last: bool) -> None:
-    rest = images % batch_size
-    if not drop_last and 0 < rest < 2 * world_size and images > 0:
-        what = f"{images} images leave a last batch of {rest}: one for a process, which batch norm cannot normalise"
+    """Batch norm needs two images; several processes normalise their images together."""
+    rest = batch_size if drop_last else images % batch_size or batch_size
+    if world_size == 1 and rest == 1:
+        what = f"{images} images leave a batch of one, which batch norm cannot normalise"
         raise InputError(what, "data.batch_size", "choose another batch size, or data.drop_last=true")

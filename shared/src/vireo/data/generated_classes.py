@@ -34,6 +34,8 @@ class GeneratedClasses(ClassificationDataset):
         seed: another seed gives other pictures of the same classes: use one for training and one for evaluation.
         num_classes: 2 to 15; the first five are the striped figures.
         noise: amplitude of the uniform noise, in grey levels.
+        class_colours: let the figures of each class vary about a hue of its own, so that they are told apart by more
+            than outline and texture: for small pictures and short runs.
 
     Raises:
         InputError: an argument is out of range.
@@ -47,6 +49,7 @@ class GeneratedClasses(ClassificationDataset):
         num_classes: int = 10,
         *,
         noise: float = 32.0,
+        class_colours: bool = False,
     ) -> None:
         where = "GeneratedClasses"
         if length < 1:
@@ -61,7 +64,7 @@ class GeneratedClasses(ClassificationDataset):
         if noise < 0:
             raise InputError(f"noise {noise} is negative", where, "Use 0 or more")
         self.height, self.width = image_size
-        self.seed, self.noise = seed, noise
+        self.seed, self.noise, self.class_colours = seed, noise, class_colours
         classes = [f"{texture} {figure}" for texture in TEXTURES for figure in FIGURES][:num_classes]
         super().__init__(classes, np.arange(length) % num_classes)
         self._length = length
@@ -87,7 +90,7 @@ class GeneratedClasses(ClassificationDataset):
         keys = torch.from_numpy(counter_keys(self.seed, 0, numbers))
         labels = torch.from_numpy(numbers % len(self.classes))
         count, side = len(numbers), min(self.height, self.width)
-        drawn = iter(counter_uniform(keys, "figure", 19).view(count, 19, 1, 1).unbind(1))
+        drawn = iter(counter_uniform(keys, "figure", 20).view(count, 20, 1, 1).unbind(1))
 
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * next(drawn)
@@ -103,9 +106,16 @@ class GeneratedClasses(ClassificationDataset):
 
         warmth = (2 * tint - 1) * 0.5 + uniform(-0.2, 0.2)
         colour = torch.cat((1 + warmth, 1 + uniform(-0.2, 0.2), 1 - warmth), 1)
-        colour = colour * (2 * light - 1) * uniform(36, 85)
+        strength = (2 * light - 1) * uniform(36, 85)
         ground = 128 + torch.cat([uniform(-35, 35) for _ in range(3)], 1)
         shade = uniform(-60, 60) * column + uniform(-60, 60) * row
+
+        if self.class_colours:  # the hue says the class, lightness and the other modes stay free
+            hue = 2 * pi * labels.view(-1, 1, 1) / len(self.classes) + uniform(-0.5, 0.5)
+            tinted = torch.cat([(hue - third * 2 * pi / 3).cos() for third in range(3)], 1)
+            colour = 0.5 * strength + 70 * tinted
+        else:
+            colour = colour * strength
 
         picture = counter_uniform(keys, "noise", 3 * self.height * self.width).view(count, 3, self.height, self.width)
         picture.sub_(0.5).mul_(2 * self.noise).add_(shade[:, None]).add_(ground[..., None])
