@@ -91,9 +91,11 @@ def main(config: DictConfig) -> None:
     from vireo.engine.logs import write_json
     from vireo.engine.rendezvous import join_torchrun
 
+    from .blocks import gated_blocks
     from .data import build_dataset, build_loader
     from .latency import measure_latency
     from .load import changed_data, load_run, require_classes
+    from .objective import require_blocks
 
     out = Path(config.out or Path(config.run) / "eval.json")
     loaded = load_run(config.run, config.weights)
@@ -105,13 +107,14 @@ def main(config: DictConfig) -> None:
     val_set = build_dataset(data, train=False)
     require_classes(val_set.classes, loaded.classes, f"evaluation data of {config.run}")
     network = loaded.network.to(fabric.device)
+    require_blocks(config.measured_blocks or (), len(gated_blocks(network)), "measured_blocks")
     here: dict[str, Any] = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
     loader = build_loader(val_set, data, train=False, **here)
     with fabric.autocast():
         metrics = evaluate(network, loader, loaded.config.image_size, config.measured_blocks)
     if fabric.global_rank:
         return
-    for line in (*val_set.skipped, *loader.skipped):
+    for line in dict.fromkeys((*val_set.skipped, *loader.skipped)):
         print(f"skipped: {line}", file=sys.stderr)
     table = Table("metric", "value")
     blocks = Table("block", "on-rate", "overlap@20", "gate purity@20")

@@ -91,10 +91,7 @@ class GateObjective(nn.Module):
         controller: RhoController | None = None,
     ) -> None:
         super().__init__()
-        bad = [block for block in coupled if not 0 <= block < len(widths)]
-        if bad or len(set(coupled)) < len(coupled):
-            what = f"{list(coupled)} does not name different blocks of 0 to {len(widths) - 1}"
-            raise InputError(what, "coupling.blocks", "number the gated blocks in network order, from 0")
+        require_blocks(coupled, len(widths), "coupling.blocks")
         self.couplings = nn.ModuleDict(
             {str(block): FeatureGateCoupling(num_samples, widths[block], **(coupling or {})) for block in coupled}
         )
@@ -159,6 +156,17 @@ def attach_objective(network: nn.Module, objective: GateObjective) -> GateObject
     names = [f"objective.{name}" for name, _ in objective.named_buffers()]
     network._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
     return objective
+
+
+def require_blocks(chosen: Sequence[int], count: int, where: str) -> None:
+    """Check that ``chosen`` are different ones of ``count`` gated blocks.
+
+    Raises:
+        InputError: for the setting ``where``.
+    """
+    if any(not 0 <= block < count for block in chosen) or len(set(chosen)) < len(chosen):
+        what = f"{list(chosen)} does not name different blocks of 0 to {count - 1}"
+        raise InputError(what, where, "number the gated blocks in network order, from 0")
 
 
 def default_coupled_blocks(network: nn.Module) -> list[int]:

@@ -61,6 +61,11 @@ class Recipe:
                 raise InputError(f"{getattr(self, name)} is negative", f"recipe.{name}", "give 0 or more")
 
     @property
+    def first_epoch(self) -> int:
+        """The epoch in which a run of this stage begins."""
+        return self.shaping_epochs if self.stage == "fgc" else 0
+
+    @property
     def coupling_start(self) -> int | None:
         """The epoch in which coupling begins, None without it."""
         return None if self.stage == "bas" else self.shaping_epochs

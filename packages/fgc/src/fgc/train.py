@@ -31,6 +31,7 @@ def main(config: DictConfig) -> None:
     from .eval import evaluate
     from .gate import gate_noise
     from .load import save_classes
+    from .objective import require_blocks
     from .report import draw_gallery, write_run_report
     from .schedules import Recipe
 
@@ -46,6 +47,7 @@ def main(config: DictConfig) -> None:
         **plain(config.run),
     )
     recipe = Recipe(config.stage, **plain(config.recipe))
+    start_epoch = recipe.first_epoch if config.start_epoch is None else config.start_epoch
     run.launch()
     train_set, val_set = build_datasets(config.data)
     here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
@@ -61,13 +63,14 @@ def main(config: DictConfig) -> None:
         load_initial_weights(network, config.init)
     if run.world_size > 1:
         network = global_batch_norm(network)
+    require_blocks(config.measured_blocks or (), len(gated_blocks(network)), "measured_blocks")
     objective = build_objective(network, recipe, config, len(train_set))
     sgd = build_optimizer(network, config.optim)
     schedule = build_schedule(
         config.optim.schedule,
         epochs=config.epochs,
         steps_per_epoch=run.steps_per_epoch(loader),
-        milestones=[epoch - config.start_epoch for epoch in config.optim.milestones],
+        milestones=[epoch - start_epoch for epoch in config.optim.milestones],
         gamma=config.optim.gamma,
     )
     model, _ = run.setup(network, sgd, schedule)
@@ -76,7 +79,7 @@ def main(config: DictConfig) -> None:
     blocks = gated_blocks(network)
 
     for run_epoch in run.epochs():
-        epoch = config.start_epoch + run_epoch  # of the whole recipe
+        epoch = start_epoch + run_epoch  # of the whole recipe
         weights = recipe.weights(epoch)
         if epoch == recipe.coupling_start and run.batches_done == 0:
             sgd.state.clear()  # the authors start the second stage with a new optimizer
