@@ -22,6 +22,8 @@ from .objective import GateObjective, RhoController, attach_objective, default_c
 from .official import from_official
 from .schedules import Recipe
 
+_BANK_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def build_network(model: Any, num_classes: int) -> nn.Module:
     """The gated network of a ``model`` configuration: one of the paper's CIFAR networks, or a ResNet of timm.
@@ -75,10 +77,16 @@ def build_objective(network: nn.Module, recipe: Recipe, config: Any, num_samples
         recipe: its stage decides on banks.
         config: the run's configuration: ``coupling``, ``controller`` and ``image_size``.
         num_samples: images of the training set.
+
+    Raises:
+        InputError: blocks that there are not, an unknown type of banks, or a target that is no ratio.
     """
     options = plain(config.coupling)
     chosen = options.pop("blocks")
-    options["bank_dtype"] = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options["bank_dtype"]]
+    if options["bank_dtype"] not in _BANK_DTYPES:
+        known = " or ".join(_BANK_DTYPES)
+        raise InputError(f"unknown type {options['bank_dtype']!r}", "coupling.bank_dtype", f"use {known}")
+    options["bank_dtype"] = _BANK_DTYPES[options["bank_dtype"]]
     coupled = (default_coupled_blocks(network) if chosen is None else chosen) if recipe.stage != "bas" else []
     target = config.controller.target_pruning
     controller = None

@@ -46,8 +46,8 @@ def from_official(network: nn.Module, checkpoint: Mapping[str, Any], where: str 
     state = state_dict_in(checkpoint, where)
     places = _bank_places(network)
     training = {key: value for key, value in network.state_dict().items() if key.startswith(_OWN_TRAINING)}
-    banks = {places[key]: value for key, value in state.items() if key in places}
-    left_out = [key for key in state if is_bank(key) and key not in places]
+    banks = {places.get(key, key): value for key, value in state.items() if key in places or key in training}
+    left_out = [key for key in state if is_bank(key) and key not in places and key not in training]
     weights = {key: value for key, value in state.items() if not is_bank(key)}
     fit_state_dict(network, {**training, **weights, **banks}, where)
     return left_out
