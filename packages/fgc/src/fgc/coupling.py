@@ -19,7 +19,7 @@ from vireo.errors import InputError
 
 from .bank import MemoryBank
 from .collectives import batch_share, gather_rows
-from .search import CHUNK, bank_chunks, largest_products
+from .search import bank_chunks, default_chunk, largest_products
 
 EPSILON = 1e-7  # inside the logarithm of the loss
 FAINT = -80.0  # logarithm of a share of the softmax that no float32 sum feels
@@ -36,7 +36,8 @@ class FeatureGateCoupling(nn.Module):
         temperature: of the softmax over the gate bank.
         momentum: share of the old row in an update of either bank.
         warmup_epochs: epochs in which an image is its only positive.
-        chunk: rows of a bank that are looked at together; bounds the working memory, not the result.
+        chunk: rows of a bank that are looked at together, at ``4 * B * chunk`` bytes; by default 2048 on the CPU, and
+            64 MB worth on a GPU. No matter for the result.
         bank_dtype: of the stored rows; ``torch.bfloat16`` halves the memory, 1.28 M x 512 then takes 2 x 1.3 GB.
         normalize_query: contrast and store the gate logits at unit length. The authors' code takes them as they are.
         random_neighbors: positives drawn at random instead of searched: the control for whether neighbourhoods matter.
@@ -57,13 +58,13 @@ class FeatureGateCoupling(nn.Module):
         momentum: float = 0.5,
         warmup_epochs: int = 20,
         *,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         bank_dtype: torch.dtype = torch.float32,
         normalize_query: bool = False,
         random_neighbors: bool = False,
     ) -> None:
         super().__init__()
-        if num_neighbors < 0 or not temperature > 0 or chunk < 1:
+        if num_neighbors < 0 or not temperature > 0 or (chunk is not None and chunk < 1):
             raise InputError(
                 f"{num_neighbors} neighbours, temperature {temperature}, chunk {chunk}",
                 "FeatureGateCoupling",
@@ -111,7 +112,7 @@ class FeatureGateCoupling(nn.Module):
                 self.gate_bank.memory,
                 self.positives(features, indices, epoch),
                 self.temperature,
-                self.chunk,
+                self._chunk(features),
             )
             loss = loss + 0 * features.sum()  # a feature that is not finite shows in the loss
             if self.training and torch.is_grad_enabled() if update is None else update:
@@ -145,7 +146,7 @@ class FeatureGateCoupling(nn.Module):
         self._check(features, features, indices)
         memory = self.feature_bank.memory
         count = min(self.num_neighbors, len(memory) - 1)
-        scores, rows = largest_products(features.float(), memory, count + 1, self.chunk)
+        scores, rows = largest_products(features.float(), memory, count + 1, self._chunk(features))
         # one more than asked for, so that the image itself can be dropped without waiting for the device
         scores = scores.masked_fill(rows == indices[:, None], -torch.inf)
         return rows.gather(1, scores.topk(count).indices)
@@ -162,6 +163,9 @@ class FeatureGateCoupling(nn.Module):
         draws = counter_uniform(indices, epoch, count).double()
         offsets = edges[:-1] + (draws * edges.diff()).long()
         return (indices[:, None] + 1 + offsets) % (others + 1)
+
+    def _chunk(self, features: Tensor) -> int:
+        return self.chunk or default_chunk(len(features), features.device)
 
     def _check(self, features: Tensor, gate_logits: Tensor, indices: Tensor) -> None:
         expected = (len(indices), self.gate_bank.memory.shape[1])
@@ -181,7 +185,11 @@ def couple(
     indices: Tensor,
     epoch: int,
 ) -> Tensor:
-    """Sum of the losses of several coupled blocks, see :meth:`FeatureGateCoupling.forward`."""
+    """Sum of the losses of several coupled blocks, see :meth:`FeatureGateCoupling.forward`.
+
+    One block after the other: a block's products fill the processor as they are, and on a CPU those of several blocks
+    at once (``bmm``) leave its cache.
+    """
     losses = [coupling(f, z, indices, epoch) for coupling, f, z in zip(couplings, features, gate_logits, strict=True)]
     return torch.stack(losses).sum()
 

@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2048  # rows at a time: the products of a batch of 256 stay in a processor's cache
 SAMPLE = 4096
+
+
+def default_chunk(batch: int, device: torch.device) -> int:
+    """Rows of a bank to look at together: products that stay in a processor's cache, or few launches on a GPU."""
+    return 2048 if device.type == "cpu" else max(2**24 // max(batch, 1), 1)
 
 
 def bank_chunks(memory: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
@@ -19,7 +23,7 @@ def bank_chunks(memory: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
         yield start, memory[start : start + chunk].float()
 
 
-def largest_products(query: Tensor, memory: Tensor, count: int, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+def largest_products(query: Tensor, memory: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest of ``query @ memory^T`` in each row.
 
     Args:

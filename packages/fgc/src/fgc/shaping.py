@@ -164,7 +164,5 @@ def _log_beta(alpha: float, beta: float) -> float:
 
 
 def _check_parameters(alpha: float, beta: float) -> None:
-    if not (0 < alpha < math.inf and 0 < beta < math.inf):
-        raise InputError(
-            f"alpha {alpha}, beta {beta}", "batch shaping", "give positive parameters of a Beta distribution"
-        )
+    if not (0 < alpha <= LARGEST and 0 < beta <= LARGEST):
+        raise InputError(f"alpha {alpha}, beta {beta}", "batch shaping", f"give parameters in (0, {LARGEST}]")
