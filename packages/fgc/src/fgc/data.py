@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ from vireo.data import (
 from vireo.errors import InputError
 
 FORMATS = ("generated", "cifar", "folder")
+_CIFAR_FORMS = {
+    "cifar-10": ("cifar-10-batches-py", "cifar-10-batches-bin"),
+    "cifar-100": ("cifar-100-python", "cifar-100-binary"),
+}
 
 
 def build_datasets(data: Any) -> tuple[ClassificationDataset, ClassificationDataset]:
@@ -50,9 +55,9 @@ def build_dataset(data: Any, *, train: bool) -> ClassificationDataset:
         options = {"noise": data.noise, "class_colours": data.class_colours}
         return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes, **options)
     if data.root is None:
-        raise InputError("has no value", "data.root", "give the folder of the data: data.root=...")
+        raise InputError("has no value", "data.root", "give the folder of the data with data.root=DIR")
     if data.format == "cifar":
-        dataset = Cifar(data.root, train, data.kind)
+        dataset = Cifar(data.root, train, _published_form(Path(data.root), data.kind))
     else:
         size = tuple(data.image_size) if data.resident else None  # otherwise the workers crop
         split = data.train_split if train else data.val_split
@@ -61,6 +66,15 @@ def build_dataset(data: Any, *, train: bool) -> ClassificationDataset:
             dataset.check_images(workers=max(1, data.workers), decode=data.check_images == "full")
     count = data.train_per_class if train else data.val_per_class
     return dataset if count is None else per_class(dataset, count)
+
+
+def _published_form(root: Path, kind: str) -> Any:
+    """``cifar-10`` and ``cifar-100`` as that of their two published folders which lies at ``root``."""
+    forms = _CIFAR_FORMS.get(kind)
+    if forms is None:
+        return kind
+    there = [form for form in forms if (root / form).is_dir() or root.name == form]
+    return there[0] if there else forms[any(root.glob("*.bin"))]
 
 
 def build_loader(

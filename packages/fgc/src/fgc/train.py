@@ -23,6 +23,7 @@ def main(config: DictConfig) -> None:
 
     from vireo.backbones import global_batch_norm
     from vireo.engine import Run, build_schedule
+    from vireo.errors import InputError
 
     from .blocks import gated_blocks
     from .build import build_network, build_objective, build_optimizer, load_initial_weights, plain
@@ -48,6 +49,9 @@ def main(config: DictConfig) -> None:
     )
     recipe = Recipe(config.stage, **plain(config.recipe))
     start_epoch = recipe.first_epoch if config.start_epoch is None else config.start_epoch
+    if config.stage == "fgc" and config.init is None:
+        remedy = "give the run or the checkpoint of the first stage with init=..., or do both stages with stage=both"
+        raise InputError("stage=fgc starts from trained gates", "init", remedy)
     run.launch()
     train_set, val_set = build_datasets(config.data)
     here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
