@@ -82,6 +82,7 @@ def evaluate(
 def main(config: DictConfig) -> None:
     """Print the metrics of a gated network on the evaluation data of its run or on other data; write a JSON."""
     import sys
+    from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
@@ -127,10 +128,14 @@ def main(config: DictConfig) -> None:
     print(f"{config.run}: {len(val_set)} images")
     Console().print(table, blocks)
     if config.latency:
-        metrics["latency"] = measure_latency(network.cpu(), tuple(loaded.config.image_size))
-        timings = Table(*metrics["latency"][0])
-        for row in metrics["latency"]:
-            timings.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+        rows = measure_latency(network.cpu(), tuple(loaded.config.image_size))
+        metrics["latency"] = [asdict(row) for row in rows]
+        modes = list(rows[0].milliseconds)
+        gains = [f"{mode}: times faster" for mode in modes]
+        timings = Table("on-rate", *(f"{mode} [ms]" for mode in ("dense", *modes)), *gains, "ideal")
+        for row in rows:
+            times, faster = [row.dense, *row.milliseconds.values()], [row.gain(mode) for mode in modes]
+            timings.add_row(*(f"{value:.2f}" for value in (row.on_rate, *times, *faster, row.ideal)))
         Console().print(timings)
     write_json(out, {"run": str(config.run), "metrics": metrics})
 
