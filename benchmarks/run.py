@@ -16,7 +16,7 @@ from pathlib import Path
 from tables import load, markdown, ratio_rows
 
 HERE = Path(__file__).resolve().parent
-COMPARISONS = {"ssd_det": ("coco_eval", "loader", "ssd_det_step")}
+COMPARISONS = {"fgc": ("fgc_losses", "fgc_latency"), "ssd_det": ("coco_eval", "loader", "ssd_det_step")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,6 +45,12 @@ def ssd_det() -> str:
     return claims("ssd_det_")
 
 
+@table
+def fgc() -> str:
+    """BAS, FGC and controls on generated pictures and on CIFAR-10."""
+    return claims("fgc_")
+
+
 def claims(prefix: str) -> str:
     """One table per claim file ``<prefix>*.json``: arms down, metrics across, mean ± deviation over the seeds."""
     parts = []

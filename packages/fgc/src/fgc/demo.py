@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     print("== BAS goes on with the L0 loss; FGC with L0 and coupling; side by side", flush=True)
     with ThreadPoolExecutor(len(ARMS)) as pool:
-        settings = [(arm, [*extra, f"init={arguments.output / 'init'}"]) for arm, (_, extra) in ARMS.items()]
-        statuses = list(pool.map(lambda job: train(*job, max(1, cores // len(ARMS))), settings))
+        start, threads = f"init={arguments.output / 'init'}", max(1, cores // len(ARMS))
+        statuses = list(pool.map(lambda arm: train(arm, [*ARMS[arm][1], start], threads), ARMS))
     if any(statuses):
         return max(statuses)
     results = {arm: json.loads((arguments.output / arm / "metrics.json").read_text())["metrics"] for arm in ARMS}
