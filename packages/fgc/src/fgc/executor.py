@@ -45,6 +45,8 @@ class ConditionalExecutor(nn.Module):
             folded; ``ragged`` without Triton.
     """
 
+    like: Tensor  # for dtype and device
+
     def __init__(self, model: nn.Module, mode: str = "gather") -> None:
         super().__init__()
         if mode not in MODES:
@@ -58,10 +60,11 @@ class ConditionalExecutor(nn.Module):
         _require_finite(model)
         self.mode = mode
         self.network = fold_network(model, _BLOCKS[mode])
-        if any(isinstance(block, GatherBlock) and not block.planar for block in self.network.modules()):
+        if any(isinstance(block, GatherBlock) and not block.narrow for block in self.network.modules()):
             self.network.to(memory_format=torch.channels_last)
         stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d | GatedBlock))
         conv = stem.producer.conv if isinstance(stem, GatedBlock) else stem
+        self.register_buffer("like", conv.weight.detach().new_empty(0), persistent=False)
         self.in_channels = conv.in_channels
         self.eval()
 
@@ -77,10 +80,10 @@ class ConditionalExecutor(nn.Module):
             logits = torch.cat([self.network(image[None]) for image in images])
         else:
             logits = self.network(images)
-        return logits + (images * 0).sum((1, 2, 3))[:, None]  # nothing, or not a number
+        return logits + images.sum((1, 2, 3)).mul_(0)[:, None]  # plus nothing, or what is not a number
 
     def _check(self, images: Tensor) -> None:
-        weight = next(self.network.parameters())
+        weight = self.like
         if images.dim() != 4 or images.shape[1] != self.in_channels:
             found = f"images of shape {tuple(images.shape)}"
             raise InputError(found, "ConditionalExecutor", f"give (B, {self.in_channels}, H, W)")
