@@ -123,13 +123,13 @@ def _cdf_and_slope(z: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor
     ``I_x(a, b) = x^a (1 - x)^b / (a B(a, b)) * sum_n (a + b)_n / (a + 1)_n x^n``, whose terms are all positive, so that
     nothing cancels in float32. It is used for the tail ``x <= 1/2`` of either side, with a and b exchanged above.
     """
-    odds = torch.exp(-z.abs())  # x / (1 - x) of the smaller of p and 1 - p
+    odds = z.abs().neg_().exp_()  # x / (1 - x) of the smaller of p and 1 - p
     x = odds / (1 + odds)
-    log_slope = alpha * z.clamp(max=0) - beta * z.clamp(min=0) - (alpha + beta) * torch.log1p(odds)
-    slope = torch.exp(log_slope - _log_beta(alpha, beta))
-    upper = (z > 0).to(z.dtype)
-    tail = slope * torch.lerp(_polynomial(x, _series(alpha, beta)), _polynomial(x, _series(beta, alpha)), upper)
-    return torch.lerp(tail, 1 - tail, upper), slope
+    log_slope = z.clamp(max=0).mul_(alpha).sub_(z.clamp(min=0), alpha=beta).sub_(odds.log1p_(), alpha=alpha + beta)
+    slope = log_slope.sub_(_log_beta(alpha, beta)).exp_()
+    upper = z.sign().clamp_(min=0)
+    tail = _polynomial(x, _series(alpha, beta)).lerp_(_polynomial(x, _series(beta, alpha)), upper).mul_(slope)
+    return tail.lerp_(1 - tail, upper), slope
 
 
 def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -141,10 +141,10 @@ def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 @lru_cache
-def _series(a: float, b: float, degree: int = 11) -> tuple[float, ...]:
-    """A polynomial that is ``sum_n (a + b)_n / (a + 1)_n x^n / a`` on [0, 1/2], to 1e-8 for the paper's parameters.
+def _series(a: float, b: float, accuracy: float = 1e-8) -> tuple[float, ...]:
+    """A polynomial that is ``sum_n (a + b)_n / (a + 1)_n x^n / a`` on [0, 1/2]; lowest power first.
 
-    The series takes 24 terms there; interpolated at Chebyshev's nodes it takes half as many.
+    Interpolated at Chebyshev's nodes: for the paper's parameters half as many terms as the series takes there.
     """
 
     def series(x: np.ndarray) -> np.ndarray:
@@ -155,8 +155,9 @@ def _series(a: float, b: float, degree: int = 11) -> tuple[float, ...]:
             n += 1
         return total
 
-    interpolated = np.polynomial.Chebyshev.interpolate(series, degree, domain=[0, 0.5])
-    return tuple(interpolated.convert(kind=np.polynomial.Polynomial).coef.tolist())
+    interpolated = np.polynomial.Chebyshev.interpolate(series, 24, domain=[0, 0.5])
+    kept = interpolated.trim(accuracy * interpolated.coef[0])
+    return tuple(kept.convert(kind=np.polynomial.Polynomial).coef.tolist())
 
 
 def _log_beta(alpha: float, beta: float) -> float:
