@@ -33,6 +33,8 @@ class ConditionalExecutor(nn.Module):
       channels of the second that are on. A batch is run image by image.
     - ``ragged``: for batches on a GPU, each image with its own channels, by Triton kernels.
 
+    Weights are taken at construction; an executor is not to be called from several threads at once.
+
     An image with a value that is not finite gets logits that are not a number: in ``masked`` because 0 times infinity
     is none, in the others by decree, since there it may lie in channels that are left out.
 

@@ -20,7 +20,7 @@ from .planar import PlanarPair
 from .unfolding import Unfold
 
 PLANAR_WIDTH, PLANAR_VALUES = 64, 16384  # most gated channels, and values of their maps
-ROUND_UP = 16  # channels last: the matrix product works in columns of 16
+ROUND_UP = 8  # channels last: the kernels work on 8 channels at a time
 PRODUCER_CONVOLVES = 16384  # gated values from which the library's convolution beats the matrix product
 CONSUMER_CONVOLVES = 1024  # output positions, likewise
 _SIZES = 4  # image sizes whose scratch memory is kept

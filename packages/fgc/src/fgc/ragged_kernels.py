@@ -20,7 +20,7 @@ def _produce(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """relu(conv(x, W1[index], b1[index])) of one image, tile of positions and tile of active channels."""
-    image, tile = tl.program_id(0), tl.program_id(2)
+    image, tile = tl.program_id(0).to(tl.int64), tl.program_id(2)
     count = tl.load(counts_ptr + image)
     if tile * BN >= count:
         return
@@ -54,7 +54,7 @@ def _consume(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """relu(conv(h, W2[:, index], b2) + shortcut) of one image, tile of positions and tile of output channels."""
-    image = tl.program_id(0)
+    image = tl.program_id(0).to(tl.int64)
     count = tl.load(counts_ptr + image)
     position = tl.program_id(1) * BM + tl.arange(0, BM)
     output = tl.program_id(2) * BN + tl.arange(0, BN)
