@@ -93,7 +93,7 @@ def main(config: DictConfig) -> None:
     from vireo.engine.rendezvous import join_torchrun
 
     from .blocks import gated_blocks
-    from .data import build_dataset, build_loader
+    from .data import build_dataset, build_loader, skipped_lines
     from .latency import measure_latency
     from .load import changed_data, load_run, require_classes
     from .objective import require_blocks
@@ -113,9 +113,10 @@ def main(config: DictConfig) -> None:
     loader = build_loader(val_set, data, train=False, **here)
     with fabric.autocast():
         metrics = evaluate(network, loader, loaded.config.image_size, config.measured_blocks)
+    skipped = skipped_lines(val_set, loader)
     if fabric.global_rank:
         return
-    for line in dict.fromkeys((*val_set.skipped, *loader.skipped)):
+    for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     table = Table("metric", "value")
     blocks = Table("block", "on-rate", "overlap@20", "gate purity@20")

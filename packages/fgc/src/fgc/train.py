@@ -28,7 +28,7 @@ def main(config: DictConfig) -> None:
     from .blocks import gated_blocks
     from .build import build_network, build_objective, build_optimizer, load_initial_weights, plain
     from .collectives import batch_share
-    from .data import build_datasets, build_loader
+    from .data import build_datasets, build_loader, skipped_lines
     from .eval import evaluate
     from .gate import gate_noise
     from .load import save_classes
@@ -97,7 +97,10 @@ def main(config: DictConfig) -> None:
         if (run_epoch + 1) % config.eval_every == 0 or run_epoch + 1 == config.epochs:
             run.record(evaluate(run.evaluated_model, val_loader, config.image_size, config.measured_blocks))
 
+    skipped = skipped_lines(train_set, val_set, loader, val_loader)
     if run.is_main:
+        if skipped:
+            (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
         draw_gallery(run.evaluated_model, val_set, config.data, run.output_dir, config.gallery_images)
     run.finish(report=lambda folder: write_run_report(folder, "FGC", plain(config.paper_metrics)))
 
