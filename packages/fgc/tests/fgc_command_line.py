@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 SIZE = 16  # of generated pictures, their smallest
 EPOCHS, SHAPING = 3, 1  # one epoch of batch shaping, then one of warm-up and one with neighbours
+COUPLED = ["recipe.shaping_epochs=0", "coupling.warmup_epochs=0"]  # from the first step on
 TINY = [
     "model.width=4",
     "data.batch_size=16",
@@ -28,7 +29,7 @@ TINY = [
     "coupling.warmup_epochs=1",
     "optim.milestones=[2]",
     f"epochs={EPOCHS}",
-    "gallery_images=1",
+    "gallery_images=0",
     "run.log_every=1",
 ]
 GENERATED = [
@@ -38,6 +39,8 @@ GENERATED = [
     "data.val_images=40",
     "data.num_classes=6",
 ]
+CIFAR = ["data=cifar10", "model.width=4", "data.batch_size=16", "epochs=1", "stage=bas", "gallery_images=0"]
+FOLDER = [*TINY, "data=folder", f"data.image_size=[{SIZE},{SIZE}]", "data.val_split=val"]
 
 
 class Outcome(NamedTuple):

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from fgc_command_line import (
+    CIFAR,
+    COUPLED,
     EPOCHS,
-    TINY,
+    FOLDER,
     call,
     differing,
     logged,
@@ -38,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWa
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of both stages on generated data."""
     folder = tmp_path_factory.mktemp("runs") / "both"
-    train(folder)
+    train(folder, "gallery_images=1")
     return folder
 
 
@@ -121,7 +123,7 @@ def test_from_pretrained_gives_the_evaluated_network(run: Path) -> None:
 
 def test_a_finished_run_says_so(run: Path) -> None:
     weights = (run / "model.safetensors").read_bytes()
-    assert "this run is finished; set resume=never, or more epochs" in train(run).err
+    assert "this run is finished; set resume=never, or more epochs" in train(run, "gallery_images=1").err
     assert (run / "model.safetensors").read_bytes() == weights
 
 
@@ -211,7 +213,7 @@ def test_one_stage_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("_no_report")
 def test_coupling_from_the_banks_on(tmp_path: Path) -> None:
     """The controls and the storage of the banks change the coupling and nothing else of the first step."""
-    common = ["stage=fgc", "epochs=1", "coupling.warmup_epochs=0", "eval_every=9"]
+    common = [*COUPLED, "epochs=1", "eval_every=9"]
     first = {}
     for name, options in {
         "neighbours": [],
@@ -252,9 +254,6 @@ def test_controller_moves_pruning_towards_its_target(tmp_path: Path) -> None:
     assert last_rho[0.3] < 1.5  # recipe.rho, where it started
 
 
-CIFAR = ["data=cifar10", "model.width=4", "data.batch_size=16", "epochs=1", "stage=bas", "gallery_images=0"]
-
-
 @pytest.mark.usefixtures("_no_report")
 def test_cifar_in_its_authors_files(tmp_path: Path) -> None:
     root = write_cifar(tmp_path / "cifar")
@@ -271,8 +270,8 @@ def test_cifar_in_its_authors_files(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_report")
 def test_folders_of_images(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "data", {"train": 6, "test": 2, "other": 3})
-    small = [*TINY, "data=folder", "data.image_size=[16,16]", f"data.root={root}", "coupling.num_neighbors=500"]
-    train(tmp_path / "run", *small, "data.train_per_class=5", "data.batch_size=5", data=[])
+    options = ["coupling.num_neighbors=500", "data.train_per_class=5", "data.batch_size=5", "data.val_split=test"]
+    train(tmp_path / "run", f"data.root={root}", *options, data=FOLDER)
     assert read(tmp_path / "run" / "classes.json") == ["ant", "bee", "cat"]
     assert len(losses(tmp_path / "run")) == 3 * EPOCHS
     arguments = [f"run={tmp_path}/run", f"out={tmp_path}/eval.json"]
