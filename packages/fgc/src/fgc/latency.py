@@ -135,6 +135,7 @@ def _row(
         for mode, i in seconds:
             executor = executors[mode][i]
             with force_on_rate(executor, rate, seed=repeat % PATTERNS, batch=len(images)):
+                executor(images)  # the one before it has left its own weights in the caches
                 taken = _time(lambda executor=executor: executor(images), images.device)  # type: ignore[misc]
             if repeat >= 0:
                 seconds[mode, i].append(taken)
