@@ -4,8 +4,8 @@
     python benchmarks/fgc_latency.py --gpu [--batch 128]            # batches on a GPU: ragged
 
 Random weights, random gates of a given on-rate (a new draw for every pass), whose own perceptrons are computed and
-paid for. Dense has no gates, batch norm folded, and is the fastest of its forms; all alternate; each timed pass follows an
-untimed one of the same kind; medians.
+paid for. Dense has no gates, batch norm folded, and is the fastest of its forms; all alternate; each timed pass
+follows an untimed one of the same kind; medians.
 """
 
 from __future__ import annotations
