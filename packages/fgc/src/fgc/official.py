@@ -61,7 +61,7 @@ def to_official(network: nn.Module) -> dict[str, Tensor]:
     for ours, official in places.items():
         converted[official] = state[ours]
     for prefix, coupling in _couplings(network).items():
-        converted[f"{prefix}.gate.gate_mb.params"] = torch.tensor([coupling.temperature, coupling.momentum])
+        converted[f"{prefix}.gate.gate_mb.params"] = torch.tensor([coupling.temperature, coupling.gate_bank.momentum])
     return converted
 
 
