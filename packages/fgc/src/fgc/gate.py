@@ -32,7 +32,7 @@ def binary_concrete_ste(logits: Tensor, temperature: float = TEMPERATURE, noise:
         noise: ``u`` in [0, 1), of the shape of ``logits``; drawn from the global generator if not given.
 
     Returns:
-        0 or 1 in the dtype of ``logits``. A logit that is not a number gives 0, and a gradient that is not a number.
+        0 or 1 in the dtype of ``logits``. A logit that is not a number gives neither a number nor a gradient.
     """
     u = torch.rand_like(logits) if noise is None else noise.to(logits.dtype)
     soft = torch.sigmoid((logits + torch.logit(u, eps=_SMALLEST)) / temperature)
