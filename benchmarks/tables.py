@@ -34,7 +34,13 @@ def table(function: Callable[[], str]) -> Callable[[], str]:
 @table
 def speed() -> str:
     """Every speed ratio against its target."""
-    parts = [ratio_rows(result) for path in sorted(RESULTS.glob("speed_*.json")) if (result := load(path.stem))]
+    return speed_of("speed_*.json")
+
+
+def speed_of(*patterns: str) -> str:
+    """The speed ratios of the result files that fit one of ``patterns``."""
+    paths = [path for pattern in patterns for path in sorted(RESULTS.glob(pattern))]
+    parts = [ratio_rows(load(path.stem)) for path in paths]
     rows = [row for part in parts for row in part]
     return markdown(["what", "against", "ratio", "target", "commit", "machine"], rows) if rows else NOT_MEASURED
 
@@ -49,6 +55,36 @@ def ssd_det() -> str:
 def fgc() -> str:
     """BAS, FGC and controls on generated pictures and on CIFAR-10."""
     return claims("fgc_")
+
+
+@table
+def fgc_latency() -> str:
+    """Milliseconds of one image, dense, masked and gathered, at several on-rates."""
+    if not (RESULTS / "speed_fgc_latency.json").exists():
+        return NOT_MEASURED
+    result = load("speed_fgc_latency")
+    rows = [
+        [
+            f"{row['network']}, {100 * row['on_rate']:.0f} % on",
+            *(f"{row[column]:.2f}" for column in ("dense_ms", "masked_ms", "gather_ms", "gain", "ideal")),
+        ]
+        for row in result["table"]
+    ]
+    head = ["", "dense, ms", "masked, ms", "gathered, ms", "times faster than dense", "ideal"]
+    origin = f"Commit {commit(result)}, {result['hardware']}, `{result['command']}`."
+    return markdown(head, rows) + "\n\n" + origin
+
+
+@table
+def fgc_speed() -> str:
+    """Ratios of FGC against their targets."""
+    return speed_of("speed_fgc_*.json")
+
+
+@table
+def ssd_det_speed() -> str:
+    """Ratios of SSD-Det, and of what it uses of the shared library, against their targets."""
+    return speed_of("speed_coco_eval*.json", "speed_loader*.json", "speed_ssd_det_*.json")
 
 
 def claims(prefix: str) -> str:
