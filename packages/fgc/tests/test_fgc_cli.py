@@ -179,6 +179,40 @@ def test_eval_with_latency(run: Path, tmp_path: Path) -> None:
     assert "gather" in outcome.out
 
 
+def test_pictures_and_report_of_a_run(run: Path) -> None:
+    assert "<html" in (run / "report.html").read_text()
+    assert {path.suffix for path in (run / "gallery").iterdir()} <= {".png", ".jpg"}
+    assert len(list((run / "gallery").glob("gates_*"))) == 1
+
+
+def test_predict_draws_what_it_can(run: Path, tmp_path: Path) -> None:
+    images = write_folders(tmp_path, {"images": 1}, classes=("a",)) / "images" / "a"
+    (images / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    out = tmp_path / "out"
+    outcome = call("predict", images, "--run", run, "--out", out, "--json", out / "found.json")
+    assert outcome.status == 2
+    assert str(images / "broken.jpg") in outcome.err
+    assert "Traceback" not in outcome.err
+    (found,) = read(out / "found.json")
+    assert found["file_name"] == str(images / "000.jpg")
+    assert found["class"] == read(run / "classes.json")[found["label"]]
+    widths = [4] * 3 + [8] * 3 + [16] * 3
+    assert len(found["open_channels"]) == len(widths)
+    assert all(set(block) <= set(range(width)) for block, width in zip(found["open_channels"], widths))
+    assert (out / "000.jpg").stat().st_size > 0
+    assert call("predict", images / "000.jpg", "--run", run, "--out", out).status == 0
+
+
+def test_mistakes_in_predict(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    picture = write_folders(tmp_path, {"images": 1}, classes=("a",)) / "images" / "a" / "000.jpg"
+    assert "no image in this folder" in call("predict", tmp_path / "empty", "--run", run).mistake()
+    assert "would replace images" in call("predict", picture, "--run", run, "--out", picture.parent).mistake()
+    assert "holds no config.yaml" in call("predict", picture, "--run", tmp_path, "--out", tmp_path / "o").mistake()
+    outcome = call("predict", picture, "--run", run, "--out", "/proc/nowhere")
+    assert "choose another folder with --out" in outcome.mistake()
+
+
 @pytest.mark.usefixtures("_no_report")
 def test_one_stage_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``stage=both`` up to its second part is ``stage=bas``; from there it is ``stage=fgc init=...``.
