@@ -275,7 +275,8 @@ def test_coupling_from_the_banks_on(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_report")
 def test_controller_moves_pruning_towards_its_target(tmp_path: Path) -> None:
     """Gates that are on half the time at first are closed until the target is near; another asks for no pressure."""
-    common = ["stage=bas", "recipe.shaping_epochs=0", "epochs=8", "eval_every=9", "optim.milestones=[]"]
+    common = ["stage=bas", "recipe.shaping_epochs=0", "recipe.rho_epochs=20", "epochs=24", "eval_every=99"]
+    common.append("optim.milestones=[]")
     means, last_rho = {}, {}
     for target in (0.3, 0.7):
         folder = tmp_path / str(target)
@@ -283,7 +284,8 @@ def test_controller_moves_pruning_towards_its_target(tmp_path: Path) -> None:
         monitors = [line["monitors"] for line in logged(folder)]
         means[target] = [sum(entry["pruning"] for entry in part) / 4 for part in (monitors[:4], monitors[-4:])]
         last_rho[target] = monitors[-1]["rho"]
-    assert abs(means[0.7][1] - 0.7) < 0.5 * abs(means[0.7][0] - 0.7)
+    assert abs(means[0.7][0] - 0.7) > 0.15
+    assert abs(means[0.7][1] - 0.7) < 0.1  # in so small a network cross-entropy closes gates as well
     assert means[0.3][1] < means[0.7][1] - 0.1
     assert last_rho[0.3] < 1.5  # recipe.rho, where it started
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_the_objective_is_part_of_the_network_but_of_no_optimizer() -> None:
 
 
 def test_controller_goes_up_below_and_down_above_its_target() -> None:
-    for pruning, sign in ((0.2, 1), (0.8, -1)):
+    for pruning, sign in ((0.45, 1), (0.55, -1)):
         controller = RhoController(0.5, 1.5)
         assert float(controller.rho) == pytest.approx(1.5)
         controller.observe(torch.tensor(pruning))
@@ -157,6 +158,17 @@ def test_controller_goes_up_below_and_down_above_its_target() -> None:
             controller.observe(torch.tensor(pruning))
         assert sign * (first - 1.5) > 0
         assert sign * (float(controller.rho) - first) > 0
+
+
+def test_controller_lets_pruning_rise_in_a_line() -> None:
+    """Half-way of the ramp half of the way is asked for: a network that is there feels the rho it began with."""
+    controller = RhoController(0.6, 1.5, ramp_steps=10)
+    for step in range(1, 11):
+        controller.observe(torch.tensor(0.2 if step == 1 else 0.2 + 0.04 * step))
+    assert float(controller.error) == pytest.approx(0, abs=1e-6)
+    controller.observe(torch.tensor(0.6))
+    assert float(controller.error) == pytest.approx(0, abs=1e-6)
+    assert float(controller.rho) == pytest.approx(1.5 * math.exp(0.1 * 0.04))  # the first step lagged by 0.04
 
 
 def test_controller_stays_in_bounds_and_comes_back() -> None:

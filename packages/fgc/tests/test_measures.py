@@ -63,7 +63,8 @@ def test_on_rates_weigh_images_or_batches() -> None:
         with torch.no_grad():
             network(batch)
         rates.add(network)
-        hard.append([(block.gate.logits > 0).float().mean(1) for block in gated_blocks(network)])
+        logits = [block.gate.logits for block in gated_blocks(network)]
+        hard.append([(z > 0).float().mean(1) for z in logits if z is not None])
     by_image = [torch.cat(parts).mean().item() for parts in zip(*hard)]
     by_batch = [(first.mean() + second.mean()).item() / 2 for first, second in zip(*hard)]
     assert rates.mean == pytest.approx(by_image)
@@ -88,7 +89,8 @@ def naive_overlap(a: torch.Tensor, b: torch.Tensor, k: int) -> float:
     shares = []
     for i in range(len(a)):
         others = [j for j in range(len(a)) if j != i]
-        near = [set(sorted(others, key=lambda j, x=x: -float(cosine(x[i], x[j])))[:k]) for x in (a, b)]
+        similar = [{j: float(cosine(x[i], x[j])) for j in others} for x in (a, b)]
+        near = [set(sorted(others, key=lambda j, s=s: -s[j])[:k]) for s in similar]  # type: ignore[misc]
         shares.append(len(near[0] & near[1]) / k)
     return sum(shares) / len(shares)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from .official import from_official
 from .schedules import Recipe
 
 _BANK_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+RAMP = 0.8  # share of rho_epochs in which a controller brings pruning to its target
 
 
 def build_network(model: Any, num_classes: int) -> nn.Module:
@@ -91,7 +95,8 @@ def build_objective(network: nn.Module, recipe: Recipe, config: Any, num_samples
     target = config.controller.target_pruning
     controller = None
     if target is not None:
-        controller = RhoController(target, recipe.rho, config.controller.gain, config.controller.damping)
+        steps = RAMP * recipe.rho_epochs * math.ceil(num_samples / config.data.batch_size)
+        controller = RhoController(target, recipe.rho, ramp_steps=round(steps))
     objective = GateObjective(
         count_macs(network, tuple(config.image_size)),
         [block.gate.out_channels for block in gated_blocks(network)],

@@ -23,31 +23,39 @@ class RhoController(nn.Module):
     """Chooses the L0 weight so that pruning settles at a target, in place of a rho tuned by hand.
 
     A proportional-integral controller on the logarithm of rho, moved once per step by the pruning ratio that the step's
-    own hard gates have. Its state is a buffer, so a resumed run goes on exactly.
+    own hard gates have. What it follows rises in a straight line from the first ratio it sees to the target, because
+    gates that a strong rho has closed hardly open again. Its state are buffers, so a resumed run goes on exactly.
 
     Args:
         target: pruning ratio to hold, in (0, 1).
         rho: first weight.
         gain: what the logarithm integrates of the error per step.
         damping: what it adds of the error itself.
+        ramp_steps: until the target is due; it should lie before the learning rate falls.
 
     Raises:
         InputError: a target that is no ratio, or a rho that is not positive.
     """
 
+    log_rho: Tensor
+    error: Tensor
+    start: Tensor
+    steps: Tensor
     _LOG_RANGE = (math.log(1e-3), math.log(1e2))
 
-    def __init__(self, target: float, rho: float, gain: float = 0.02, damping: float = 5.0) -> None:
+    def __init__(
+        self, target: float, rho: float, gain: float = 0.1, damping: float = 20.0, ramp_steps: int = 0
+    ) -> None:
         super().__init__()
         if not 0 < target < 1:
             raise InputError(f"{target} is no pruning ratio", "target_pruning", "give a number between 0 and 1")
         if rho <= 0:
             raise InputError(f"rho {rho} is not positive", "recipe.rho", "give the controller a rho to start from")
-        self.target, self.gain, self.damping = target, gain, damping
-        self.log_rho: Tensor
-        self.error: Tensor
+        self.target, self.gain, self.damping, self.ramp_steps = target, gain, damping, ramp_steps
         self.register_buffer("log_rho", torch.tensor(math.log(rho)))
         self.register_buffer("error", torch.tensor(0.0))
+        self.register_buffer("start", torch.tensor(0.0))
+        self.register_buffer("steps", torch.tensor(0.0))
 
     @property
     def rho(self) -> Tensor:
@@ -57,7 +65,10 @@ class RhoController(nn.Module):
     @torch.no_grad()
     def observe(self, pruning: Tensor) -> None:
         """Take note of a step's pruning ratio."""
-        self.error.copy_(self.target - pruning)
+        self.start.copy_(torch.where(self.steps == 0, pruning, self.start))
+        self.steps.add_(1)
+        done = (self.steps / self.ramp_steps).clamp(max=1.0) if self.ramp_steps else 1.0
+        self.error.copy_(self.start + (self.target - self.start) * done - pruning)
         self.log_rho.add_(self.gain * self.error).clamp_(*self._LOG_RANGE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def draw_gallery(network: nn.Module, dataset: ClassificationDataset, data: Any, 
     labels: list[Tensor] = []
     network.eval()
     with torch.no_grad():
-        for images, targets in loader.batches(0):
+        batches: Iterable[tuple[Tensor, dict[str, Tensor]]] = loader.batches(0)  # type: ignore[assignment]
+        for images, targets in batches:
             predicted.append(network(images).argmax(1).cpu())
             labels.append(targets["label"].cpu())
             parts.append([gate.logits.detach().cpu() for gate in gates_of(network) if gate.logits is not None])
