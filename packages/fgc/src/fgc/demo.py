@@ -112,11 +112,14 @@ def write_picture(folder: Path) -> Path:
     examples = [read(path) for path in sorted((folder / "fgc" / "gallery").glob("gates_*.png"))[1:3]]
     parts = [grid(patterns, 2, captions), *examples]
     width = max(part.shape[1] for part in parts)
-    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in parts]
-    joined = np.concatenate(padded)
+    canvas = np.full((sum(len(part) for part in parts), width, 3), parts[0][0, 0], np.uint8)  # the grids' own ground
+    top = 0
+    for part in parts:
+        canvas[top : top + len(part), : part.shape[1]] = part
+        top += len(part)
     target = folder / "picture.png"
-    height = round(joined.shape[0] * PICTURE_WIDTH / width)
-    picture = cv2.resize(joined, (PICTURE_WIDTH, height), interpolation=cv2.INTER_AREA)
+    height = round(len(canvas) * PICTURE_WIDTH / width)
+    picture = cv2.resize(canvas, (PICTURE_WIDTH, height), interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(target), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return target
 
