@@ -9,7 +9,7 @@ from vireo.errors import InputError
 
 from .blocks import GatedBlock, gated_blocks
 from .folding import DenseBlock, FoldedBlock, fold_network
-from .gather import GatherBlock
+from .gather import GatherBlock, gather_network
 from .ragged import RaggedBlock, require_gpu, require_triton
 
 _BLOCKS: dict[str, type[FoldedBlock]] = {
@@ -61,9 +61,7 @@ class ConditionalExecutor(nn.Module):
             require_triton()
         _require_finite(model)
         self.mode = mode
-        self.network = fold_network(model, _BLOCKS[mode])
-        if any(isinstance(block, GatherBlock) and not block.narrow for block in self.network.modules()):
-            self.network.to(memory_format=torch.channels_last)
+        self.network = gather_network(model, GatherBlock) if mode == "gather" else fold_network(model, _BLOCKS[mode])
         stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d | GatedBlock))
         conv = stem.producer.conv if isinstance(stem, GatedBlock) else stem
         self.register_buffer("like", conv.weight.detach().new_empty(0), persistent=False)
@@ -79,10 +77,10 @@ class ConditionalExecutor(nn.Module):
         """
         self._check(images)
         if self.mode == "gather" and len(images) > 1:
-            logits = torch.cat([self.network(image[None]) for image in images])
-        else:
-            logits = self.network(images)
-        return logits + images.sum((1, 2, 3)).mul_(0)[:, None]  # plus nothing, or what is not a number
+            return torch.cat([self(image[None]) for image in images])
+        logits = self.network(images)
+        totals = images.sum() if len(images) == 1 else images.sum((1, 2, 3))[:, None]
+        return torch.add(logits, totals, alpha=0)  # plus nothing, or what is not a number
 
     def _check(self, images: Tensor) -> None:
         weight = self.like

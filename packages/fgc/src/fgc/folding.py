@@ -63,6 +63,12 @@ def bias_of(conv: nn.Conv2d) -> Tensor:
     return conv.bias
 
 
+def plain_convolution(conv: nn.Conv2d) -> bool:
+    """Whether a convolution has neither groups nor dilation nor an unusual padding."""
+    plain = conv.groups == 1 and conv.dilation == (1, 1)
+    return plain and isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+
+
 def _foldable(norm: nn.Module) -> bool:
     exact = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)  # subclasses may do more, e.g. activate
     return exact and getattr(norm, "running_mean", None) is not None
@@ -117,16 +123,6 @@ class FoldedBlock(nn.Module):
         self.before = _branch(block, "before")
         self.producer, self.consumer = fold_norm(*block.producer), fold_norm(*block.consumer)
         self.shortcut = _branch(block, "shortcut")
-
-    def plain_convolutions(self) -> bool:
-        """Whether producer and consumer have neither groups nor dilation nor an unusual padding."""
-        return all(
-            conv.groups == 1
-            and conv.dilation == (1, 1)
-            and isinstance(conv.padding, tuple)
-            and conv.padding_mode == "zeros"
-            for conv in (self.producer, self.consumer)
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` to ``(B, C_out, H', W')``."""

@@ -10,13 +10,16 @@ Two layouts, because no single kernel is best at all sizes (measured on AVX2, on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import GatedBlock
-from .folding import FoldedBlock, bias_of
-from .planar import PlanarPair
+from .folding import FoldedBlock, bias_of, fold_network, plain_convolution
+from .planar import PlanarConv, PlanarPair
 from .unfolding import Unfold
 
 PLANAR_WIDTH, PLANAR_VALUES = 64, 16384  # most gated channels, and values of their maps
@@ -40,10 +43,10 @@ class GatherBlock(FoldedBlock):
 
     def __init__(self, block: GatedBlock) -> None:
         super().__init__(block)
-        self.supported = self.plain_convolutions()
+        self.supported = plain_convolution(self.producer) and plain_convolution(self.consumer)
         width = self.producer.out_channels
         self.narrow = width <= PLANAR_WIDTH
-        self.straight, self.direct = (isinstance(part, nn.Identity) for part in (self.before, self.shortcut))
+        self.straight = isinstance(self.before, nn.Identity)
         # one more channel of zeros, with which lists of channels are filled up
         filters = F.pad(self.producer.weight.detach(), (0, 0, 0, 0, 0, 0, 0, 1))
         inputs = F.pad(self.consumer.weight.detach(), (0, 0, 0, 0, 0, 1))
@@ -53,19 +56,18 @@ class GatherBlock(FoldedBlock):
         self.register_buffer("columns", columns.contiguous(), persistent=False)
         self.register_buffer("all_on", torch.arange(width), persistent=False)
         self.register_buffer("filler", torch.full((ROUND_UP,), width), persistent=False)
-        self._scratch: dict[tuple[object, ...], tuple[Unfold, Unfold] | PlanarPair] = {}
+        self._scratch: dict[torch.Size, tuple[Unfold, Unfold] | PlanarPair] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """``(1, C_in, H, W)`` to ``(1, C_out, H', W')``."""
-        if not self.supported or len(x) != 1:
-            return super().forward(x)
-        inner = x if self.straight else self.before(x)
-        kernels = self._kernels(x, inner)
+        kernels = self._scratch.get(x.shape)
+        if kernels is None:
+            if not self.supported or len(x) != 1:
+                return super().forward(x)
+            kernels = self._make_kernels(x)
         if isinstance(kernels, PlanarPair):
-            out = kernels(x.contiguous(), inner)
-            if out is None:
-                return self._nothing_on(x)
-            return torch.relu_(out.add_(x if self.direct else self.shortcut(x)))
+            return kernels(x)
+        inner = x if self.straight else self.before(x)
         rows, bias, columns, width = self.rows, self.row_bias, self.columns, self.producer.out_channels
         if self.gate is None:
             rows, bias, columns = rows[:width], bias[:width], columns[:, :width]
@@ -104,26 +106,41 @@ class GatherBlock(FoldedBlock):
     def _nothing_on(self, x: Tensor) -> Tensor:
         return torch.relu(bias_of(self.consumer)[:, None, None] + self.shortcut(x))
 
-    def _kernels(self, x: Tensor, inner: Tensor) -> tuple[Unfold, Unfold] | PlanarPair:
-        key = (x.shape, x.device, x.dtype)
-        found = self._scratch.get(key)
-        if found is not None:
-            return found
+    def _make_kernels(self, x: Tensor) -> tuple[Unfold, Unfold] | PlanarPair:
+        """Scratch memory and views for images of the size of ``x``."""
         if len(self._scratch) == _SIZES:
             self._scratch.clear()
+        inner = self.before(x)
         width = self.producer.out_channels
         first = Unfold(self.producer, inner.shape[2], inner.shape[3], False, inner.shape[1], inner)
+        kernels: tuple[Unfold, Unfold] | PlanarPair
         if width <= PLANAR_WIDTH and width * first.positions <= PLANAR_VALUES:
-            found = PlanarPair(self.producer, self.consumer, self.gate, x, inner)
+            kernels = PlanarPair(self, x, inner)
         else:
             capacity = -(-width // ROUND_UP) * ROUND_UP
-            found = first, Unfold(self.consumer, *first.size, False, capacity, inner)
-        self._scratch[key] = found
-        return found
+            kernels = first, Unfold(self.consumer, *first.size, False, capacity, inner)
+        self._scratch[x.shape] = kernels
+        return kernels
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        """Moved or converted, the block needs other scratch memory."""
+        self._scratch.clear()
+        return super()._apply(*arguments, **options)
 
     def __getstate__(self) -> dict[str, object]:
         """Without the scratch memory."""
         return {**self.__dict__, "_scratch": {}}
+
+
+def gather_network(model: nn.Module, convert: Callable[[GatedBlock], GatherBlock]) -> nn.Module:
+    """A copy of ``model`` with folded batch norms, its blocks converted and its stem by the kernels for small maps."""
+    network = fold_network(model, convert)
+    for name, module in list(network.named_children()):
+        if type(module) is nn.Conv2d and module.bias is not None and plain_convolution(module):
+            setattr(network, name, PlanarConv(module, PLANAR_VALUES))
+    if any(isinstance(block, GatherBlock) and not block.narrow for block in network.modules()):
+        network.to(memory_format=torch.channels_last)
+    return network
 
 
 class OpenBlock(GatherBlock):

@@ -15,8 +15,8 @@ from vireo.errors import InputError
 
 from .blocks import gated_blocks
 from .executor import MODES, ConditionalExecutor
-from .folding import FoldedGate, fold_network
-from .gather import OpenBlock
+from .folding import FoldedGate
+from .gather import OpenBlock, gather_network
 from .macs import count_macs
 
 WARM_UP = 3
@@ -122,7 +122,7 @@ def _baselines(model: nn.Module, batch: int) -> list[ConditionalExecutor]:
     found = [plain, last.to(memory_format=torch.channels_last)]
     if batch == 1:
         unfolding = ConditionalExecutor(model, "dense")
-        unfolding.network = fold_network(model, OpenBlock)
+        unfolding.network = gather_network(model, OpenBlock)
         found.append(unfolding)
     return found
 

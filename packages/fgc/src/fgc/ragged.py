@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vireo.errors import InputError
 
 from .blocks import GatedBlock
-from .folding import FoldedBlock, bias_of
+from .folding import FoldedBlock, bias_of, plain_convolution
 
 
 class RaggedBlock(FoldedBlock):
@@ -30,7 +30,7 @@ class RaggedBlock(FoldedBlock):
         super().__init__(block)
         convs = (self.producer, self.consumer)
         self.precision = "ieee"
-        self.supported = self.plain_convolutions() and all(_square(conv) for conv in convs)
+        self.supported = all(plain_convolution(conv) and _square(conv) for conv in convs)
         first, second = (conv.weight.detach() for conv in convs)
         self.register_buffer("producer_weight", first.flatten(2).transpose(1, 2).contiguous(), persistent=False)
         self.register_buffer("consumer_weight", second.flatten(2).permute(2, 1, 0).contiguous(), persistent=False)

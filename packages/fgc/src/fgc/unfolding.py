@@ -85,7 +85,7 @@ class Lines:
         padded, (down, across), width = unfold.padded, unfold.kernel, unfold.size[1]
         channels, lines, _ = padded.shape
         memory = padded.new_ones(1 + channels * across, lines * width)
-        self.inside = unfold.inside
+        self.inside = unfold.inside[None]
         self.target = memory[1:].view(channels, across, lines, width)
         plane, line, pixel = padded.stride()
         self.source = padded.as_strided(self.target.shape, (plane, pixel, line, pixel))
@@ -93,7 +93,7 @@ class Lines:
         self.seen = [memory[min(tap, 1) :, start:stop] for tap, (start, stop) in enumerate(ends)]
 
     def __call__(self, image: Tensor) -> list[Tensor]:
-        """``(C, H, W)`` to what each line of the kernel sees."""
+        """``(1, C, H, W)`` to what each line of the kernel sees."""
         self.inside.copy_(image)
         self.target.copy_(self.source)
         return self.seen
