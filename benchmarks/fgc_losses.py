@@ -5,12 +5,15 @@
 Batch shaping: all gates of a ResNet-20 (336) at batch 256, forward and backward, against what the authors' code does
 for each block: scipy's distribution function and density on the host, a sort, and a loop over channels to undo it.
 Coupling: B 256, N 50,000, C 64, k 200; search, loss, gradient and both bank updates, against the products of features
-and gate logits with their banks alone. The sides alternate; ratios are of medians.
+and gate logits with their banks alone. The sides alternate; ratios are of medians. Memory: one step with banks for all
+of ImageNet, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +30,8 @@ from fgc.shaping import ALPHA, BETA, batch_shaping_loss
 
 WIDTHS = [16] * 3 + [32] * 3 + [64] * 3  # gates of the blocks of a ResNet-20
 BATCH, SAMPLES, DIM, NEIGHBORS = 256, 50_000, 64, 200
+IMAGENET = 1_281_167, 512  # images, and channels of the last blocks of ResNet-18 and 34
+MEMORY_GB = 6.0
 
 
 def scipy_round_trip(probs: Tensor) -> Tensor:
@@ -96,6 +101,18 @@ def coupling_sides(device: str) -> tuple[Callable[[], None], Callable[[], None]]
     return ours, products
 
 
+def peak_memory(device: str) -> float:
+    """Peak GB of a process that takes one step with the banks of ImageNet: its resident memory, or the GPU's."""
+    coupling = FeatureGateCoupling(*IMAGENET, 1000, bank_dtype=torch.bfloat16).to(device)
+    generator = torch.Generator().manual_seed(0)
+    features, logits = (torch.randn(BATCH, IMAGENET[1], generator=generator).to(device) for _ in range(2))
+    indices = torch.randperm(IMAGENET[0], generator=generator)[:BATCH].to(device)
+    coupling(features.relu(), logits.requires_grad_(), indices, 21).backward()
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def alternate(sides: dict[str, Callable[[], None]], repeat: int, gpu: bool) -> dict[str, list[float]]:
     """Seconds of ``repeat`` counted calls of each side, after three that are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -116,8 +133,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--repeat", type=int, default=15, help="counted calls of each side")
     parser.add_argument("--dry-run", action="store_true", help="print only")
+    parser.add_argument("--memory", action="store_true", help="print peak GB of a step with ImageNet's banks, no more")
     arguments = parser.parse_args(argv)
     device = "cuda" if arguments.gpu else "cpu"
+    if arguments.memory:
+        print(peak_memory(device))
+        return 0
+    # a process of its own, so that nothing else is counted
+    child = [sys.executable, __file__, "--memory", *(["--gpu"] if arguments.gpu else [])]
+    peak = float(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
     shaping = dict(zip(("batch shaping", "scipy"), shaping_sides(device)))
     seconds = alternate(shaping, arguments.repeat, arguments.gpu)
     coupling = dict(zip(("coupling", "two products"), coupling_sides(device)))
@@ -136,6 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "against": "its two matrix products",
             "value": middle["coupling"] / middle["two products"],
             "target": 1.5,
+            "bound": "max",
+        },
+        {
+            "name": "peak memory of a step with two bfloat16 banks of 1,281,167 x 512",
+            "against": f"{MEMORY_GB:g} GB",
+            "value": peak / MEMORY_GB,
+            "target": 1.0,
             "bound": "max",
         },
     ]
