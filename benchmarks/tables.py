@@ -77,8 +77,8 @@ def fgc_latency() -> str:
 
 @table
 def fgc_speed() -> str:
-    """Ratios of FGC against their targets."""
-    return speed_of("speed_fgc_*.json")
+    """Ratios of the losses of FGC against their targets."""
+    return speed_of("speed_fgc_losses*.json")
 
 
 @table
