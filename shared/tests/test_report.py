@@ -131,7 +131,8 @@ def test_curves() -> None:
 def test_own_lines() -> None:
     svg = plot_lines({"block 7": ([0, 1, 2], [0.5, 0.25, 0.75])}, "epoch", "on-rate")
     assert ElementTree.fromstring(svg).tag.endswith("svg")
-    for nothing in ({}, {"empty": ([], [])}, {"ragged": ([1.0], [])}):
+    nothings: list[dict[str, tuple[list[float], list[float]]]] = [{}, {"empty": ([], [])}, {"ragged": ([1.0], [])}]
+    for nothing in nothings:
         with pytest.raises(ValueError, match="at least one line"):
             plot_lines(nothing)
 
