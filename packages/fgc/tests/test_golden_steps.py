@@ -26,9 +26,9 @@ from fgc.shaping import batch_shaping_loss, expected_gate_rate
 BATCH, SAMPLES, BLOCKS = 8, 64, (7, 8)
 RHO, ZETA, KAPPA = {"fgc": 0.4, "bas": 0.25}, 0.6, 0.003
 LOOSE = 3e-4  # gradients and parameters: two convolution back ends differ by 5e-5
-# One sum before the last ReLU of block 0 is -1.1e-7, and was rounded to the other side of 0 in the authors' float32 run;
-# the gradient knows on which side it was. It is moved there, by one of its addends: (stage, step): (layer, position in
-# the layer's output, shift).
+# One sum before the last ReLU of block 0 is -1.1e-7, and was rounded to the other side of 0 in the authors' float32
+# run; the gradient knows on which side it was. It is moved there, by one of its addends:
+# (stage, step): (layer, position in the layer's output, shift).
 KINKS = {("fgc", 0): ("layer1.0.bn2", 105396, 2e-6)}
 
 
