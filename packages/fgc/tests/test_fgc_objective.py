@@ -133,7 +133,7 @@ def test_default_blocks_are_the_last_two() -> None:
 def test_the_objective_is_part_of_the_network_but_of_no_optimizer() -> None:
     network, _ = build(controller=RhoController(0.5, 1.0))
     names = {name for name in network.state_dict() if name.startswith("objective.")}
-    assert len(names) == 6
+    assert len(names) == 4 + 4  # two banks of each coupling; the state of the controller
     assert network.training_only == ("objective.",)
 
     class Optim:

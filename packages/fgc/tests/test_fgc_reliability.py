@@ -112,6 +112,8 @@ def test_killed_twice_or_stopped_in_the_coupling(tmp_path: Path) -> None:
     names = {name for name in last_checkpoint(killed)["model"] if name.startswith("objective.")}
     assert names == {
         *(f"objective.couplings.{block}.{bank}_bank.memory" for block in (7, 8) for bank in ("feature", "gate")),
+        "objective.controller.start",
+        "objective.controller.steps",
         "objective.controller.log_rho",
         "objective.controller.error",
     }
