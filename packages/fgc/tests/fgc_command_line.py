@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import shutil
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from vireo.testing import Outcome, call_script
 
 SIZE = 16  # of generated pictures, their smallest
 EPOCHS, SHAPING = 3, 1  # one epoch of batch shaping, then one of warm-up and one with neighbours
@@ -43,37 +40,9 @@ CIFAR = ["data=cifar10", "model.width=4", "data.batch_size=16", "epochs=1", "sta
 FOLDER = [*TINY, "data=folder", f"data.image_size=[{SIZE},{SIZE}]", "data.val_split=val"]
 
 
-class Outcome(NamedTuple):
-    """How a console script ended, and what it wrote."""
-
-    status: int
-    out: str
-    err: str
-
-    def mistake(self) -> str:
-        """The message of a script that ended with status 2: one line, no traceback."""
-        assert self.status == 2, self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        assert self.err.endswith(lines[0] + "\n"), self.err
-        return lines[0]
-
-
 def call(script: str, *arguments: object) -> Outcome:
     """Run ``fgc-<script>`` in this process."""
-    main = importlib.import_module(f"fgc.{script}").main
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", [f"fgc-{script}", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            status = main()
-        except SystemExit as end:
-            status = end.code
-    return Outcome(int(status or 0), out.getvalue(), err.getvalue())
+    return call_script(f"fgc.{script}", *arguments)
 
 
 def train(folder: Path, *arguments: object, data: list[str] = GENERATED) -> Outcome:

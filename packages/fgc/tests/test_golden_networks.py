@@ -85,10 +85,12 @@ def test_block(name: str, out_channels: int, stride: int, seed: int) -> None:
         close(buffers[key], case[key])
 
 
-@pytest.mark.parametrize(("name", "batch", "seed"), [("resnet20", 4, 5), ("resnet32", 3, 12), ("resnet56", 2, 10)])
+@pytest.mark.parametrize(
+    ("name", "batch", "seed"), [("resnet20_eval", 4, 5), ("resnet32_eval", 3, 12), ("resnet56_eval", 2, 10)]
+)
 def test_network_in_evaluation(name: str, batch: int, seed: int) -> None:
-    case = load(f"{name}_eval")
-    network = NETWORKS[name]().eval()
+    case = load(name)
+    network = NETWORKS[name.removesuffix("_eval")]().eval()
     fill_state_dict(network.state_dict(), seed)
     with torch.no_grad():
         logits = network(tensor("input.image", (batch, 3, 32, 32), seed))

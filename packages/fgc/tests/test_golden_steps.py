@@ -68,9 +68,9 @@ def beside_kink(network: GatedResNet, stage: str, step: int) -> Iterator[None]:
     handle.remove()
 
 
-@pytest.mark.parametrize(("stage", "seed"), [("fgc", 8), ("bas", 10)])
-def test_two_training_steps(stage: str, seed: int) -> None:
-    case = load(f"{stage}_train_step")
+@pytest.mark.parametrize(("name", "seed"), [("fgc_train_step", 8), ("bas_train_step", 10)])
+def test_two_training_steps(name: str, seed: int) -> None:
+    case, stage = load(name), name[:3]
     network = gated_resnet20().train()
     fill_state_dict(network.state_dict(), seed)
     network.double()

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import shutil
-import sys
 from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
 
 from vireo.data import GeneratedShapes
+from vireo.testing import Outcome, call_script
 
 SIZE = 64
 MODEL = [
@@ -52,37 +47,9 @@ COCO = [
 VOC = [*COMMON, "data=voc", "data.train_split=train", "data.val_split=val", "data.noise=0.4"]
 
 
-class Outcome(NamedTuple):
-    """How a console script ended, and what it wrote."""
-
-    status: int
-    out: str
-    err: str
-
-    def mistake(self) -> str:
-        """The message of a script that ended with status 2: one line, no traceback."""
-        assert self.status == 2, self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        assert self.err.endswith(lines[0] + "\n"), self.err
-        return lines[0]
-
-
 def call(script: str, *arguments: object) -> Outcome:
     """Run ``ssd-det-<script>`` in this process."""
-    main = importlib.import_module(f"ssd_det.{script}").main
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", [f"ssd-det-{script}", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            status = main()
-        except SystemExit as end:
-            status = end.code
-    return Outcome(int(status or 0), out.getvalue(), err.getvalue())
+    return call_script(f"ssd_det.{script}", *arguments)
 
 
 def export_shapes(folder: Path, train: int = 8, val: int = 4) -> Path:

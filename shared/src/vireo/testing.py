@@ -1,4 +1,4 @@
-"""Helpers for reference-number tests: parameters and inputs rebuilt from their names.
+"""Helpers for tests: reference cases rebuilt from names, console scripts called in place.
 
 A reference case stores what the authors' code computed, not the network it used. Both sides derive every parameter from
 its key and a seed, so a few kilobytes pin down a network of any size.
@@ -6,9 +6,14 @@ its key and a seed, so a few kilobytes pin down a network of any size.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import sys
 import zlib
 from collections.abc import MutableMapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from unittest import mock
 
 import numpy as np
 import torch
@@ -56,3 +61,46 @@ def fill_state_dict(state: State, seed: int = 0) -> State:
         if parameter.is_floating_point():
             parameter.copy_(tensor(name, tuple(parameter.shape), seed))
     return state
+
+
+class Outcome(NamedTuple):
+    """How a console script ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+    def mistake(self) -> str:
+        """The message of a script that ended with status 2: one line, no traceback.
+
+        Raises:
+            AssertionError: it ended otherwise, or said more or less than that.
+        """
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert self.status == 2, self.err
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        assert self.err.endswith(lines[0] + "\n"), self.err
+        return lines[0]
+
+
+def call_script(module: str, *arguments: object) -> Outcome:
+    """Run ``main`` of an entry point's module in this process, as its console script would.
+
+    Args:
+        module: e.g. ``"ssd_det.train"``, whose script is ``ssd-det-train``.
+        arguments: of the command line.
+    """
+    main = importlib.import_module(module).main
+    script = module.replace("_", "-").replace(".", "-")
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            status = main()
+        except SystemExit as end:
+            status = end.code
+    return Outcome(int(status or 0), out.getvalue(), err.getvalue())
