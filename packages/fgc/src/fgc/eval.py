@@ -90,7 +90,7 @@ def main(config: DictConfig) -> None:
     from vireo.engine.devices import build_fabric
     from vireo.engine.folder import require_writable
     from vireo.engine.logs import write_json
-    from vireo.engine.rendezvous import join_torchrun
+    from vireo.engine.rendezvous import join_torchrun, leave_group
 
     from .blocks import gated_blocks
     from .data import build_dataset, build_loader, skipped_lines
@@ -114,6 +114,7 @@ def main(config: DictConfig) -> None:
     with fabric.autocast():
         metrics = evaluate(network, loader, loaded.config.image_size, config.measured_blocks)
     skipped = skipped_lines(val_set, loader)
+    leave_group()
     if fabric.global_rank:
         return
     for line in skipped:

@@ -129,7 +129,7 @@ def main(config: DictConfig) -> None:
     from vireo.engine.devices import build_fabric
     from vireo.engine.folder import require_writable
     from vireo.engine.logs import write_json
-    from vireo.engine.rendezvous import join_torchrun
+    from vireo.engine.rendezvous import join_torchrun, leave_group
 
     from .data import build_evaluation_set, build_loader, build_training_set, skipped_lines
     from .load import changed_data, load_run, require_classes
@@ -153,6 +153,7 @@ def main(config: DictConfig) -> None:
             given = build_loader(build_training_set(data), data, train=False, seed=0, **here)
             quality = refinement_quality(model, given, config.refined // fabric.world_size)
     skipped = skipped_lines(val_set, loader)
+    leave_group()
     if metrics is None:
         return
     metrics |= quality or {}

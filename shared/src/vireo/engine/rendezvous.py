@@ -33,6 +33,16 @@ def join_torchrun(backend: str) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=int(env["WORLD_SIZE"]))
 
 
+def leave_group() -> None:
+    """Leave the process group together, after the last collective call; does nothing without one.
+
+    A process that ends while it is still a member can be aborted by the group's own threads.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _connect(host: str, agent: dist.TCPStore) -> dist.TCPStore:
     """Connect to rank 0's store, reading its port again while nobody answers there."""
     deadline = time.monotonic() + _PATIENCE_S
