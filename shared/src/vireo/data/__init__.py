@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.generated import GeneratedShapes as GeneratedShapes
     from vireo.data.generated_classes import GeneratedClasses as GeneratedClasses
     from vireo.data.image_folder import ImageFolder as ImageFolder
+    from vireo.data.image_tree import ImageTree as ImageTree
     from vireo.data.loader import DeviceResidentLoader as DeviceResidentLoader
     from vireo.data.loader import Loader as Loader
     from vireo.data.random import counter_key as counter_key
@@ -61,6 +62,7 @@ _MODULES = {
     "generated": ("GeneratedShapes",),
     "generated_classes": ("GeneratedClasses",),
     "image_folder": ("ImageFolder",),
+    "image_tree": ("ImageTree",),
     "loader": ("DeviceResidentLoader", "Loader"),
     "random": ("counter_key", "counter_uniform", "seeded"),
     "records": ("DetectionDataset", "DetectionRecord"),

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from vireo.data.classification import ClassificationDataset, resize_images
-from vireo.data.decode import decode_image
-from vireo.data.header import read_header
+from vireo.data.classification_files import ClassificationFiles, positive_size
 from vireo.data.image_files import IMAGE_SUFFIXES
 from vireo.data.records import OnError, note
 from vireo.errors import InputError
 
 
-class ImageFolder(ClassificationDataset):
+class ImageFolder(ClassificationFiles):
     """Images at ``root/split/<class>/*``: JPEG, PNG, WebP and BMP by their suffix, in any case of letters.
 
     Classes and the files of a class are in alphabetical order, so labels and indices are the same in every run. Other
@@ -41,70 +37,18 @@ class ImageFolder(ClassificationDataset):
         on_error: OnError = "raise",
         image_size: tuple[int, int] | None = None,
     ) -> None:
-        self.folder = Path(root) / split
-        if image_size is not None and min(image_size) < 1:
-            raise InputError(f"image_size {tuple(image_size)} is not positive", str(root), "Use e.g. (32, 32)")
-        self.image_size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
-        classes, foreign = _class_folders(self.folder)
+        folder = Path(root) / split
+        size = positive_size(image_size, str(root))
+        classes, foreign = _class_folders(folder)
         labels: list[int] = []
         files: list[bytes] = []
         for label, name in enumerate(classes):
-            images, others = _images_of(self.folder / name)
+            images, others = _images_of(folder / name)
             files += [os.fsencode(f"{name}/{image}") for image in images]
             labels += [label] * len(images)
             foreign += [f"{name}/{other}" for other in others]
-        self._files = np.array(files)  # one block of bytes, which forked workers share; a list of str they would copy
-        notes = note(f"entries of {self.folder} are no images of a class and were left alone", foreign)
-        super().__init__(classes, np.array(labels), on_error=on_error, notes=notes)
-
-    def image_path(self, index: int) -> Path:
-        """The image file of sample ``index``."""
-        return self.folder / os.fsdecode(self._files[self.sources[index]].item())
-
-    def name(self, index: int) -> str:
-        """The path of the file."""
-        return str(self.image_path(index))
-
-    def load_image(self, index: int) -> Tensor:
-        """Decode the image of sample ``index``.
-
-        Raises:
-            InputError: the file is missing, damaged or too large.
-        """
-        image = decode_image(self.image_path(index))
-        return image if self.image_size is None else resize_images(image, self.image_size)
-
-    def check_images(self, workers: int = 4, decode: bool = False) -> None:
-        """Open every image before training: its header must be readable.
-
-        With ``on_error="skip"`` bad images leave the data set and are listed in ``skipped``; the others are numbered
-        anew. Call it before a loader or a memory bank is built.
-
-        Args:
-            workers: threads.
-            decode: decode the pixels too, which also finds files cut off in the middle.
-
-        Raises:
-            InputError: for the first bad image, with ``on_error="raise"``.
-        """
-
-        def fault(index: int) -> InputError | None:
-            path = self.image_path(index)
-            try:
-                decode_image(path) if decode else read_header(path)
-            except InputError as error:
-                return error
-            return None
-
-        faults: dict[int, InputError] = {}
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            try:
-                for index, error in enumerate(pool.map(fault, range(len(self)))):
-                    if error is not None:
-                        self._judge(index, error, faults)
-            finally:
-                pool.shutdown(cancel_futures=True)
-        self._leave_out(faults)
+        notes = note(f"entries of {folder} are no images of a class and were left alone", foreign)
+        super().__init__(folder, files, classes, np.array(labels), on_error=on_error, image_size=size, notes=notes)
 
 
 def _class_folders(folder: Path) -> tuple[list[str], list[str]]:
