@@ -65,7 +65,7 @@ def knn_error(
         votes = _votes(similarity[rows], labels[neighbours[rows]], num_classes, temperature)
         voted = votes.gather(1, wanted[rows, None]).squeeze(1) > 0
         correct += (topk_correct(votes, wanted[rows], ks) & voted).sum(1)
-    return {f"top{number}_error": 100 * (1 - right / len(test)) for number, right in zip(ks, correct.tolist())}
+    return {f"top{number}_error": 100 * (len(test) - right) / len(test) for number, right in zip(ks, correct.tolist())}
 
 
 def nearest(train: Tensor, test: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
