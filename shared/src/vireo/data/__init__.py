@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.classification_transforms import RandomCrop as RandomCrop
     from vireo.data.classification_transforms import imagenet_transforms as imagenet_transforms
     from vireo.data.coco import CocoDetection as CocoDetection
+    from vireo.data.crops import RandomResizedCrop as RandomResizedCrop
     from vireo.data.decode import decode_image as decode_image
     from vireo.data.decode import decode_jpeg_batch as decode_jpeg_batch
     from vireo.data.generated import GeneratedShapes as GeneratedShapes
@@ -58,6 +59,7 @@ _MODULES = {
         "imagenet_transforms",
     ),
     "coco": ("CocoDetection",),
+    "crops": ("RandomResizedCrop",),
     "decode": ("decode_image", "decode_jpeg_batch"),
     "generated": ("GeneratedShapes",),
     "generated_classes": ("GeneratedClasses",),
