@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.image_tree import ImageTree as ImageTree
     from vireo.data.loader import DeviceResidentLoader as DeviceResidentLoader
     from vireo.data.loader import Loader as Loader
+    from vireo.data.mixing import Mixing as Mixing
     from vireo.data.random import counter_key as counter_key
     from vireo.data.random import counter_uniform as counter_uniform
     from vireo.data.random import seeded as seeded
@@ -66,6 +67,7 @@ _MODULES = {
     "image_folder": ("ImageFolder",),
     "image_tree": ("ImageTree",),
     "loader": ("DeviceResidentLoader", "Loader"),
+    "mixing": ("Mixing",),
     "random": ("counter_key", "counter_uniform", "seeded"),
     "records": ("DetectionDataset", "DetectionRecord"),
     "sampler": ("EpochSampler", "aspect_ratio_groups"),
