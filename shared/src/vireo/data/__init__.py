@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.classification_transforms import HorizontalFlip as HorizontalFlip
     from vireo.data.classification_transforms import Normalize as Normalize
     from vireo.data.classification_transforms import RandomCrop as RandomCrop
-    from vireo.data.classification_transforms import imagenet_transforms as imagenet_transforms
     from vireo.data.coco import CocoDetection as CocoDetection
     from vireo.data.crops import RandomResizedCrop as RandomResizedCrop
     from vireo.data.decode import decode_image as decode_image
@@ -33,6 +32,8 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.random import counter_key as counter_key
     from vireo.data.random import counter_uniform as counter_uniform
     from vireo.data.random import seeded as seeded
+    from vireo.data.recipes import finetune_transforms as finetune_transforms
+    from vireo.data.recipes import imagenet_transforms as imagenet_transforms
     from vireo.data.records import DetectionDataset as DetectionDataset
     from vireo.data.records import DetectionRecord as DetectionRecord
     from vireo.data.sampler import EpochSampler as EpochSampler
@@ -57,7 +58,6 @@ _MODULES = {
         "HorizontalFlip",
         "Normalize",
         "RandomCrop",
-        "imagenet_transforms",
     ),
     "coco": ("CocoDetection",),
     "crops": ("RandomResizedCrop",),
@@ -69,6 +69,7 @@ _MODULES = {
     "loader": ("DeviceResidentLoader", "Loader"),
     "mixing": ("Mixing",),
     "random": ("counter_key", "counter_uniform", "seeded"),
+    "recipes": ("finetune_transforms", "imagenet_transforms"),
     "records": ("DetectionDataset", "DetectionRecord"),
     "sampler": ("EpochSampler", "aspect_ratio_groups"),
     "transforms": (

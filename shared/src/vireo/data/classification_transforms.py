@@ -1,4 +1,4 @@
-"""Transforms of classification samples: batches on their device, and the usual recipe of a worker for large images.
+"""Transforms of classification batches on their device.
 
 A device transform maps ``(images (B, 3, H, W), targets)``, targets a dict of tensors with the samples' ``key``, and
 draws from :func:`vireo.data.random.counter_uniform` only: what it does to a sample does not depend on the batch it is
@@ -7,15 +7,14 @@ in. Chain them with :class:`~vireo.data.transforms.Compose`. None changes its in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vireo.data.random import counter_uniform
-from vireo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Target, Transform
+from vireo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vireo.errors import InputError
 
 Targets = dict[str, Tensor]
@@ -81,31 +80,3 @@ class Normalize:
             self._constants[images.device] = (self.mean.to(images.device), self.inverse_std.to(images.device))
         mean, inverse_std = self._constants[images.device]
         return images.to(torch.float32, copy=True).sub_(mean).mul_(inverse_std), targets
-
-
-class _ImageTransform:
-    """A ``torchvision.transforms.v2`` transform of the image alone."""
-
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, dict[str, Any]]:
-        return self.transform(image), target
-
-
-def imagenet_transforms(train: bool, size: int = 224) -> Transform:
-    """The usual ImageNet recipe for :class:`~vireo.data.loader.Loader`'s workers; images stay uint8.
-
-    In training a random part of the image (8 to 100 % of its area) resized to ``size`` x ``size``, and a flip;
-    otherwise the short side to ``size`` x 256 / 224 pixels and the middle ``size`` x ``size`` of that.
-    """
-    from torchvision.transforms import v2
-
-    if train:
-        steps: list[Callable[[Tensor], Tensor]] = [
-            v2.RandomResizedCrop(size, antialias=True),
-            v2.RandomHorizontalFlip(),
-        ]
-    else:
-        steps = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
-    return _ImageTransform(v2.Compose(steps))
