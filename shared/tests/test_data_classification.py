@@ -21,6 +21,7 @@ from vireo.data import (
     Loader,
     Normalize,
     RandomCrop,
+    RandomErasing,
     imagenet_transforms,
     per_class,
     resize_images,
@@ -295,6 +296,25 @@ def test_random_crop() -> None:
     assert (RandomCrop(3, fill=7)(images.fill_(7), targets)[0] == 7).all()
 
 
+@pytest.mark.parametrize(
+    ("padding", "size", "places"), [(0, (9, 7), 16), (1, (12, 10), 9), (1, (11, 12), 4), (1, (14, 12), 1)]
+)
+def test_random_crop_to_a_size(padding: int, size: tuple[int, int], places: int) -> None:
+    images, targets = batch(200)
+    before = images.clone()
+    cropped, _ = RandomCrop(padding, size=size)(images, targets)
+    assert cropped.shape == (200, 3, *size)
+    assert torch.equal(images, before)
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    rows, columns = (range(n - cut + 1) for n, cut in zip(padded.shape[-2:], size))
+    seen = [
+        [(y, x) for y in rows for x in columns if torch.equal(frame[:, y : y + size[0], x : x + size[1]], image)]
+        for image, frame in zip(cropped, padded)
+    ]
+    assert all(len(place) == 1 for place in seen)
+    assert len({place[0] for place in seen}) == places  # every place occurs
+
+
 def test_horizontal_flip() -> None:
     images, targets = batch(200)
     flipped, _ = HorizontalFlip()(images, targets)
@@ -320,7 +340,7 @@ def test_normalize() -> None:
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     images, targets = batch()
-    augment = Compose(RandomCrop(), HorizontalFlip(), Normalize())
+    augment = Compose(RandomCrop(size=(9, 9)), HorizontalFlip(), Normalize(), RandomErasing(0.5))
     whole, _ = augment(images, targets)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(2))[:5]
     part, _ = augment(images[order], {"key": targets["key"][order]})
@@ -333,8 +353,12 @@ def test_wrong_transform_arguments() -> None:
     for p in (-0.1, 1.5):
         with pytest.raises(InputError, match="is no probability"):
             HorizontalFlip(p)
+    with pytest.raises(InputError, match=r"size \(0, 4\) is not positive"):
+        RandomCrop(0, size=(0, 4))
     images, targets = batch()
     assert RandomCrop(0)(images, targets)[0] is images
+    with pytest.raises(InputError, match=r"window of \(12, 12\) \(h, w\) in images of \(12, 10\)"):
+        RandomCrop(0, size=(12, 12))(images, targets)
 
 
 @pytest.mark.parametrize("train", [True, False])

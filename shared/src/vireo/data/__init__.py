@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.crops import RandomResizedCrop as RandomResizedCrop
     from vireo.data.decode import decode_image as decode_image
     from vireo.data.decode import decode_jpeg_batch as decode_jpeg_batch
+    from vireo.data.erasing import RandomErasing as RandomErasing
     from vireo.data.generated import GeneratedShapes as GeneratedShapes
     from vireo.data.generated_classes import GeneratedClasses as GeneratedClasses
     from vireo.data.image_folder import ImageFolder as ImageFolder
@@ -62,6 +63,7 @@ _MODULES = {
     "coco": ("CocoDetection",),
     "crops": ("RandomResizedCrop",),
     "decode": ("decode_image", "decode_jpeg_batch"),
+    "erasing": ("RandomErasing",),
     "generated": ("GeneratedShapes",),
     "generated_classes": ("GeneratedClasses",),
     "image_folder": ("ImageFolder",),

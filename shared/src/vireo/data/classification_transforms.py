@@ -24,27 +24,39 @@ CIFAR10_STD = (0.2023 * 255, 0.1994 * 255, 0.2010 * 255)
 
 
 class RandomCrop:
-    """Pad every side by ``padding`` pixels of value ``fill`` and cut out the original size at a random place.
+    """Pad every side by ``padding`` pixels of value ``fill`` and cut out a window at a random place.
+
+    Args:
+        padding: pixels on each side.
+        fill: their value.
+        size: ``(h, w)`` of the window, by default that of the images. With ``padding=0`` it is a part of the image,
+            e.g. 36x36 of 40x40 pixels.
 
     Raises:
-        InputError: negative padding.
+        InputError: negative padding, a size that is not positive; in a call: images smaller than the window.
     """
 
-    def __init__(self, padding: int = 4, fill: int = 0) -> None:
+    def __init__(self, padding: int = 4, fill: int = 0, size: tuple[int, int] | None = None) -> None:
         if padding < 0:
             raise InputError(f"padding {padding} is negative", "RandomCrop", "Use 0 or more pixels")
-        self.padding, self.fill = padding, fill
+        if size is not None and min(size) < 1:
+            raise InputError(f"size {tuple(size)} is not positive", "RandomCrop", "Use e.g. (36, 36)")
+        self.padding, self.fill, self.size = padding, fill, size
 
     def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-        if self.padding == 0:
+        height, width = self.size or images.shape[-2:]
+        places = [side + 2 * self.padding - cut + 1 for side, cut in zip(images.shape[-2:], (height, width))]
+        if min(places) < 1:
+            what = f"window of {(height, width)} (h, w) in images of {tuple(images.shape[-2:])}"
+            raise InputError(what, "RandomCrop", "Use a smaller size or more padding")
+        if self.padding == 0 and places == [1, 1]:
             return images, targets
-        height, width = images.shape[-2:]
-        places = 2 * self.padding + 1
-        drawn = (counter_uniform(targets["key"], "crop", 2) * places).long().clamp_(max=places - 1)
+        drawn = counter_uniform(targets["key"], "crop", 2)
+        y, x = ((u * n).long().clamp_(max=n - 1) for u, n in zip(drawn.unbind(1), places))
         padded = F.pad(images, [self.padding] * 4, value=self.fill)
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, 3, places, places, H, W), a view
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, 3, *places, h, w), a view
         samples = torch.arange(len(images), device=images.device)
-        return windows[samples, :, drawn[:, 0], drawn[:, 1]], targets
+        return windows[samples, :, y, x], targets
 
 
 class HorizontalFlip:
