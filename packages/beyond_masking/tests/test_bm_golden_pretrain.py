@@ -141,5 +141,5 @@ def test_four_training_steps(name: str, degradation: str, side: int, seed: int) 
         close(torch.stack(parts), expected, 1e-5)
     close(norms(named_parameters(model)), numbers["param_norms"], 1e-5 * float(numbers["param_norms"].max()))
     close(model.decoder.head.weight[::61, ::5], numbers["head_weight"], 1e-5)
-    qkv = model.encoder.blocks[0].attn.qkv  # type: ignore[union-attr]
+    qkv = model.encoder.blocks[0].attn.qkv
     assert not qkv.bias.chunk(3)[1].any()  # the keys have none, and get none

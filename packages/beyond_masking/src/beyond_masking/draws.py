@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vireo.data.random import counter_uniform
+from vireo.data.random import counter_key, counter_uniform
 
 
 class Draws(Protocol):
@@ -63,3 +63,9 @@ class KeyedDraws:
         """See :class:`Draws`; by Box and Muller."""
         radius, angle = self.uniform(stream, 2 * n, shared=shared).chunk(2, 1)
         return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * angle).cos()
+
+
+def batch_draws(keys: Tensor, seed: int, epoch: int, batch: int) -> KeyedDraws:
+    """The draws of batch number ``batch`` of an epoch; all processes give the same number and their own ``keys``."""
+    shared = counter_key(seed, epoch, -1 - batch)  # negative: not the key of any sample
+    return KeyedDraws(keys, torch.tensor([shared], device=keys.device))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.recipes import imagenet_transforms as imagenet_transforms
     from vireo.data.records import DetectionDataset as DetectionDataset
     from vireo.data.records import DetectionRecord as DetectionRecord
+    from vireo.data.resized_crops import BatchResizedCrop as BatchResizedCrop
     from vireo.data.sampler import EpochSampler as EpochSampler
     from vireo.data.sampler import aspect_ratio_groups as aspect_ratio_groups
     from vireo.data.transforms import Compose as Compose
@@ -73,6 +74,7 @@ _MODULES = {
     "random": ("counter_key", "counter_uniform", "seeded"),
     "recipes": ("finetune_transforms", "imagenet_transforms"),
     "records": ("DetectionDataset", "DetectionRecord"),
+    "resized_crops": ("BatchResizedCrop",),
     "sampler": ("EpochSampler", "aspect_ratio_groups"),
     "transforms": (
         "Compose",

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from vireo.engine.checkpoint import load_weights as load_weights
     from vireo.engine.cli import entry_point as entry_point
     from vireo.engine.hub import Pretrained as Pretrained
+    from vireo.engine.layer_decay import layer_decay_groups as layer_decay_groups
+    from vireo.engine.layer_decay import weight_decay_groups as weight_decay_groups
     from vireo.engine.run import Run as Run
     from vireo.engine.schedule import build_schedule as build_schedule
 
@@ -18,8 +20,18 @@ _HOMES = {
     "build_schedule": "schedule",
     "Pretrained": "hub",
     "entry_point": "cli",
+    "layer_decay_groups": "layer_decay",
+    "weight_decay_groups": "layer_decay",
 }
-__all__ = ["Pretrained", "Run", "build_schedule", "entry_point", "load_weights"]
+__all__ = [
+    "Pretrained",
+    "Run",
+    "build_schedule",
+    "entry_point",
+    "layer_decay_groups",
+    "load_weights",
+    "weight_decay_groups",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -60,6 +60,21 @@ def with_warmup(schedule: Schedule, steps: int, start: float = 0.001) -> Schedul
     return lambda step: schedule(step) * (1.0 if step >= steps else start + (1.0 - start) * step / steps)
 
 
+def warmup_cosine(total_steps: int, warmup_steps: int, final: float = 0.0) -> Schedule:
+    """The schedule of BEiT, MAE and their descendants: a line from 0 at step 0 to 1 at the last step of the warm-up,
+    then half a cosine that starts from 1 again and ends one step short of ``final``.
+    """
+    rest = max(1, total_steps - warmup_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / (warmup_steps - 1) if warmup_steps > 1 else 1.0
+        progress = min((step - warmup_steps) / rest, 1.0)
+        return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return factor
+
+
 def build_schedule(
     name: str,
     *,
@@ -74,7 +89,8 @@ def build_schedule(
     """A schedule from configuration values.
 
     Args:
-        name: ``constant``, ``multistep`` (by ``milestones``, ``gamma``), ``cosine`` or ``linear`` (to ``final``).
+        name: ``constant``, ``multistep`` (by ``milestones``, ``gamma``), ``cosine`` or ``linear`` (to ``final``), or
+            ``warmup_cosine``, whose warm-up starts from 0.
         epochs: length of the run; ``cosine`` and ``linear`` end there and begin when the warm-up ends.
         steps_per_epoch: optimizer steps an epoch, see ``Run.steps_per_epoch``.
         milestones: epochs after which the rate drops by ``gamma``.
@@ -91,6 +107,10 @@ def build_schedule(
         "cosine": lambda: cosine(total, start=min(warmup_steps, total), final=final),
         "linear": lambda: linear(total, start=min(warmup_steps, total), final=final),
     }
+    if name == "warmup_cosine":
+        return warmup_cosine(total, min(warmup_steps, total), final)
     if name not in schedules:
-        raise InputError(f"unknown schedule '{name}'", "schedule", f"use one of {', '.join(schedules)}")
+        raise InputError(
+            f"unknown schedule '{name}'", "schedule", f"use one of {', '.join([*schedules, 'warmup_cosine'])}"
+        )
     return with_warmup(schedules[name](), warmup_steps, warmup_start)

@@ -1,0 +1,123 @@
+"""From configuration to objects: models, optimizers, weights to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from vireo.backbones import MaskedViT
+from vireo.engine import layer_decay_groups, weight_decay_groups
+from vireo.errors import InputError
+
+from .model import TokenPretrainModel
+from .official import load_pretrained_encoder, load_pretraining
+
+HEAD_SCALE = 0.001  # of a classifier's last layer, whose probabilities start almost equal
+
+
+def build_pretraining(config: Any) -> TokenPretrainModel:
+    """The model of a pre-training configuration.
+
+    Raises:
+        InputError: an unknown name, or sizes that do not fit each other.
+    """
+    model = plain(config.model)
+    model.pop("drop_path_rate", None)  # of classifiers
+    options = plain(config.degradation)
+    name = options.pop("name")
+    return TokenPretrainModel(
+        name,
+        config.mask_ratio,
+        degradation_options=options,
+        normalize_target=config.normalize_target,
+        init=config.init_weights,
+        **model,
+    )
+
+
+def build_encoder(model: Any, *, readout: str = "none", num_classes: int = 0) -> MaskedViT:
+    """The encoder of a ``model`` configuration as a classifier or a source of features.
+
+    Args:
+        model: sizes; the decoder's are ignored.
+        readout: see :class:`~vireo.backbones.MaskedViT`; ``cls`` has learned positions (section 3.6).
+
+    Raises:
+        InputError: sizes that do not fit each other.
+    """
+    sizes = {key: value for key, value in plain(model).items() if not key.startswith("decoder_")}
+    if readout == "cls":
+        sizes["positions"] = "learned"
+    encoder: Any = MaskedViT(readout=readout, num_classes=num_classes, **sizes)  # type: ignore[arg-type]
+    if num_classes:
+        nn.init.trunc_normal_(encoder.head.weight, std=0.02)
+        encoder.head.weight.data.mul_(HEAD_SCALE)
+        encoder.head.bias.data.zero_()
+    return encoder
+
+
+def weights_of(path: str, remedy: str) -> Path:
+    """The file of weights of a run (its folder) or the file itself.
+
+    Raises:
+        InputError: a folder without final weights.
+    """
+    file = Path(path)
+    if not file.is_dir():
+        return file
+    if not (file / "model.safetensors").is_file():
+        raise InputError("holds no model.safetensors: no run, or one that is not finished", path, remedy)
+    return file / "model.safetensors"
+
+
+def load_start(model: TokenPretrainModel, path: str) -> None:
+    """Continue from the weights of another pre-training: a run's folder, or a checkpoint, ours or the authors'."""
+    load_pretraining(model, weights_of(path, "finish that run, or give the file of a checkpoint with init=..."))
+
+
+def load_encoder(encoder: MaskedViT, path: str, patch_embed: str = "strict") -> None:
+    """Start a classifier from a pre-training: a run's folder, or a checkpoint, ours, the authors' or MAE's."""
+    file = weights_of(path, "finish that run, or give the file of a checkpoint with init=...")
+    load_pretrained_encoder(encoder, file, patch_embed)  # type: ignore[arg-type]
+
+
+def build_adamw(model: nn.Module, optim: Any, batch_size: int, *, layer_decay: float | None = None) -> Optimizer:
+    """AdamW as both recipes have it (section 4): the rate is given for 256 images and scales with the batch.
+
+    Args:
+        model: its position tables are not trained.
+        optim: ``lr``, ``betas``, ``weight_decay``.
+        batch_size: images of an optimizer step, over all processes.
+        layer_decay: factor from each block to the one before it; None for one rate.
+    """
+    lr = optim.lr * batch_size / 256
+    if layer_decay is None:
+        groups = weight_decay_groups(model, optim.weight_decay, lr, skip=("decoder.mask_token",))
+    else:
+        groups = layer_decay_groups(model, optim.weight_decay, layer_decay, lr=lr)
+    device = next(model.parameters()).device
+    return AdamW(groups, lr=lr, betas=tuple(optim.betas), fused=device.type in ("cpu", "cuda"))
+
+
+def min_lr_factor(optim: Any, batch_size: int) -> float:
+    """The least rate, which does not scale with the batch, as a factor of the rate."""
+    return min(1.0, optim.min_lr / (optim.lr * batch_size / 256))
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration node as a plain dict."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """``torch.compile`` each transformer block in place: one small graph for all of them."""
+    for module in model.modules():
+        if isinstance(module, nn.Sequential) and len(module) and type(module[0]).__name__ == "Block":
+            for block in module:
+                block.compile()

@@ -1,0 +1,123 @@
+"""``beyond-masking-pretrain``: train an encoder to recover what a degradation, a mask or both took from images.
+
+beyond-masking-pretrain                                                     # zoomed-in + mask, generated pictures, CPU
+beyond-masking-pretrain degradation.name=none                               # mask only: MAE
+beyond-masking-pretrain +experiment=integrated data.root=/data/imagenet     # the paper's recipe
+torchrun --nproc-per-node 8 -m beyond_masking.pretrain +experiment=...      # several processes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from .model import TokenPretrainModel
+
+
+@entry_point("beyond_masking.conf", "pretrain")
+def main(config: DictConfig) -> None:
+    """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
+    from vireo.engine import Run, build_schedule
+
+    from .build import build_adamw, build_pretraining, compile_blocks, load_start, min_lr_factor, plain
+    from .data import build_dataset, pretraining_loader, skipped_lines
+    from .draws import batch_draws
+    from .report import write_gallery, write_pretraining_report
+
+    run = Run(
+        config.output_dir,
+        seed=config.seed,
+        config=plain(config),
+        epochs=config.epochs,
+        monitor="loss" if config.eval_every else None,
+        mode="min",
+        resume=config.resume,
+        wandb=plain(config.wandb),
+        **plain(config.run),
+    )
+    run.launch()
+    network = build_pretraining(config)
+    if config.init is not None:
+        load_start(network, config.init)
+    network.encoder.set_grad_checkpointing(config.grad_checkpointing)
+    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
+    crops = (config.data, config.augmentation, network.crop_size)
+    train_set = build_dataset(config.data, train=True, labels=False)
+    loader = pretraining_loader(train_set, *crops, **here)
+    sets = [train_set]
+    val_loader = None
+    if config.eval_every or config.gallery_images:
+        sets.append(build_dataset(config.data, train=False, labels=False))
+        val_loader = pretraining_loader(sets[1], *crops, train=False, **here)
+    if run.is_main:
+        for line in (line for dataset in sets for line in dataset.skipped):
+            run.console.say(f"skipped: {line}")
+
+    step_images = config.data.batch_size * config.run.accumulate
+    steps_per_epoch = run.steps_per_epoch(loader)
+    schedule = build_schedule(
+        "warmup_cosine",
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
+        final=min_lr_factor(config.optim, step_images),
+    )
+    model, _ = run.setup(network, build_adamw(network, config.optim, step_images), schedule)
+    if config.compile:
+        compile_blocks(network)
+
+    for epoch in run.epochs():
+        for images, targets in run.batches(loader):
+            draws = batch_draws(targets["key"], config.seed, epoch, run.batches_done)
+            output = model(images, draws=draws)
+            run.step({"loss": output.loss}, image_ids=targets["index"], monitors=output.losses)
+        last = epoch + 1 == config.epochs
+        if config.eval_every and val_loader is not None and ((epoch + 1) % config.eval_every == 0 or last):
+            run.record(evaluate_recovery(run.evaluated_model, val_loader, config.seed))  # type: ignore[arg-type]
+
+    sources = [*sets, loader, *([] if val_loader is None else [val_loader])]
+    skipped = skipped_lines(*sources)
+    if run.is_main:
+        if skipped:
+            (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
+        if config.gallery_images:
+            images, _ = next(iter(pretraining_loader(sets[1], *crops, train=False, device=run.device).batches(0)))
+            write_gallery(run.evaluated_model, images[: config.gallery_images], run.output_dir)  # type: ignore[arg-type]
+    run.finish(report=lambda folder: write_pretraining_report(folder, plain(config.paper_metrics)))
+
+
+def evaluate_recovery(network: TokenPretrainModel, loader: Any, seed: int) -> dict[str, float]:
+    """Mean losses over the evaluation images of all processes (each must call this), the same crops each time.
+
+    Args:
+        network: not wrapped for several processes; left in evaluation mode.
+        loader: over this process's share of the images.
+        seed: of what is drawn.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from .draws import batch_draws
+
+    network.eval()
+    totals: dict[str, float] = {}
+    count = 0.0
+    with torch.no_grad():
+        for number, (images, targets) in enumerate(loader.batches(0)):
+            output = network(images, draws=batch_draws(targets["key"], seed, 0, number))
+            for name, value in {"loss": output.loss, **output.losses}.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(images)
+            count += len(images)
+    sums = torch.tensor([count, *totals.values()], dtype=torch.float64)
+    if dist.is_initialized():
+        sums = sums.to(next(network.parameters()).device)
+        dist.all_reduce(sums)
+    return {name: value / float(sums[0]) for name, value in zip(totals, sums[1:].tolist())}
+
+
+if __name__ == "__main__":
+    main()
