@@ -47,8 +47,10 @@ def build_encoder(model: Any, *, readout: str = "none", num_classes: int = 0) ->
         readout: see :class:`~vireo.backbones.MaskedViT`; ``cls`` has learned positions (section 3.6).
 
     Raises:
-        InputError: sizes that do not fit each other.
+        InputError: an unknown read-out, classes without one, or sizes that do not fit each other.
     """
+    if num_classes and readout == "none":
+        raise InputError("a classifier reads something out", "readout", "use mean or cls")
     sizes = {key: value for key, value in plain(model).items() if not key.startswith("decoder_")}
     if readout == "cls":
         sizes["positions"] = "learned"
@@ -93,8 +95,11 @@ def build_adamw(model: nn.Module, optim: Any, batch_size: int, *, layer_decay: f
         optim: ``lr``, ``betas``, ``weight_decay``.
         batch_size: images of an optimizer step, over all processes.
         layer_decay: factor from each block to the one before it; None for one rate.
+
+    Raises:
+        InputError: a rate that is not positive, or ``layer_decay`` out of range.
     """
-    lr = optim.lr * batch_size / 256
+    lr = _scaled_rate(optim, batch_size)
     if layer_decay is None:
         groups = weight_decay_groups(model, optim.weight_decay, lr, skip=("decoder.mask_token",))
     else:
@@ -105,7 +110,13 @@ def build_adamw(model: nn.Module, optim: Any, batch_size: int, *, layer_decay: f
 
 def min_lr_factor(optim: Any, batch_size: int) -> float:
     """The least rate, which does not scale with the batch, as a factor of the rate."""
-    return min(1.0, optim.min_lr / (optim.lr * batch_size / 256))
+    return min(1.0, optim.min_lr / _scaled_rate(optim, batch_size))
+
+
+def _scaled_rate(optim: Any, batch_size: int) -> float:
+    if not optim.lr > 0:
+        raise InputError(f"a rate of {optim.lr} trains nothing", "optim.lr", "use a positive one, e.g. 1e-3")
+    return optim.lr * batch_size / 256
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -19,10 +19,13 @@ from vireo.data import (
     ImageTree,
     Loader,
     Normalize,
+    RandomErasing,
     RandomResizedCrop,
+    finetune_transforms,
     per_class,
     stack_classification,
 )
+from vireo.data.recipes import RandAugment
 from vireo.errors import InputError
 
 FORMATS = ("generated", "cifar", "folder")
@@ -120,6 +123,65 @@ def pretraining_loader(
         dataset,
         transform=RandomResizedCrop(crop_size, interpolation=augmentation.interpolation, **crop),
         device_transform=Compose(stack_classification, Normalize()),
+        workers=data.workers,
+        on_error=data.on_error,
+        **common,
+    )
+
+
+def labelled_loader(
+    dataset: ClassificationDataset,
+    data: Any,
+    img_size: int,
+    augmentation: Any = None,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> ArrayLoader | Loader:
+    """Batches ``(images float32 (B, 3, S, S) ImageNet-normalised, {"label", "index", "key"})`` on the device.
+
+    Args:
+        dataset: with labels.
+        data: ``resident`` images are cropped on the device, and evaluated whole; of others, workers crop with bicubic
+            weights and apply RandAugment, and evaluation takes the middle (section 4).
+        img_size: S.
+        augmentation: of training, which shuffles and leaves out a last batch that is not full; None evaluates every
+            image, in order.
+
+    Raises:
+        InputError: fewer images than a training batch has, or settings out of range.
+    """
+    train = augmentation is not None
+    batch_size = data.batch_size if train else data.eval_batch_size * world_size
+    require_batch(len(dataset), batch_size, train, "data.batch_size")
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shuffle": train,
+        "drop_last": train,
+        "device": device,
+        "rank": rank,
+        "world_size": world_size,
+        "seed": seed,
+    }
+    crop: dict[str, Any] = {"scale": (1.0, 1.0), "flip": 0.0}
+    erasing: list[Any] = []
+    if train:
+        crop = {"scale": tuple(augmentation.scale), "flip": augmentation.flip}
+        erasing = [RandomErasing(augmentation.erasing)]
+    if data.resident:
+        transform = Compose(BatchResizedCrop(img_size, **crop), Normalize(), *erasing)
+        loader = ArrayLoader.of(dataset, device_transform=transform, **common)
+        require_batch(len(loader.images), batch_size, train, "data.batch_size")  # what is left of it
+        return loader
+    in_worker: Any = RandomResizedCrop(img_size, **crop) if train else finetune_transforms(False, img_size)
+    if train and augmentation.rand_augment is not None:
+        in_worker = Compose(in_worker, RandAugment(augmentation.rand_augment, img_size))
+    return Loader(
+        dataset,
+        transform=in_worker,
+        device_transform=Compose(stack_classification, Normalize(), *erasing),
         workers=data.workers,
         on_error=data.on_error,
         **common,

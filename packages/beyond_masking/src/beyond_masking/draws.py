@@ -65,7 +65,11 @@ class KeyedDraws:
         return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * angle).cos()
 
 
+def batch_key(seed: int, epoch: int, batch: int) -> int:
+    """The key of what is drawn once for batch number ``batch`` of an epoch, the same on all processes."""
+    return counter_key(seed, epoch, -1 - batch)  # negative: not the key of any sample
+
+
 def batch_draws(keys: Tensor, seed: int, epoch: int, batch: int) -> KeyedDraws:
     """The draws of batch number ``batch`` of an epoch; all processes give the same number and their own ``keys``."""
-    shared = counter_key(seed, epoch, -1 - batch)  # negative: not the key of any sample
-    return KeyedDraws(keys, torch.tensor([shared], device=keys.device))
+    return KeyedDraws(keys, torch.tensor([batch_key(seed, epoch, batch)], device=keys.device))

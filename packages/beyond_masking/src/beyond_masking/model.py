@@ -89,6 +89,7 @@ class TokenPretrainModel(nn.Module, Pretrained):
         init: ``published`` (normal cut at one deviation of 0.02) or ``xavier``.
 
     Attributes:
+        task: degradation and mask in words.
         encoder: :class:`~vireo.backbones.MaskedViT`.
         decoder: :class:`~vireo.backbones.TokenDecoder`.
 
@@ -115,12 +116,15 @@ class TokenPretrainModel(nn.Module, Pretrained):
         init: Literal["published", "xavier"] = "published",
     ) -> None:
         super().__init__()
+        name = degradation if isinstance(degradation, str) else type(degradation).__name__
         if isinstance(degradation, str):
             degradation = build_degradation(degradation, img_size, **(degradation_options or {}))
         if degradation.input_size != img_size:
             what = f"the degradation makes images of {degradation.input_size}, the encoder takes {img_size}"
             raise InputError(what, "img_size", "use the same size")
         self.degradation, self.mask_ratio = degradation, mask_ratio
+        words = [name.replace("_", "-")] if name != "none" else []
+        self.task = ", ".join([*words, *([f"{100 * mask_ratio:.0f} % masked"] if mask_ratio else [])]) or "unchanged"
         self.encoder = MaskedViT(
             img_size, patch_size, degradation.in_chans, embed_dim, depth, num_heads, positions=positions
         )

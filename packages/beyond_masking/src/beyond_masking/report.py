@@ -17,39 +17,43 @@ from vireo.report.html import Table
 from .draws import Draws
 from .model import TokenPretrainModel
 
-COLUMNS = ("original", "input", "prediction")
-CELL = 112  # pixels, at least, of a picture in a grid
+CELL = 224  # pixels, at least, of a picture in a grid
 
 
-def recovery_grid(
-    network: TokenPretrainModel, images: Tensor, draws: Draws | None = None, columns: Sequence[str] = COLUMNS
-) -> np.ndarray:
-    """Input, prediction and original of some images side by side: the paper's figure.
+def recovery_grid(network: TokenPretrainModel, images: Tensor, draws: Draws | None = None) -> np.ndarray:
+    """Original, what the encoder sees, and its prediction, a row for each image: the paper's figure.
 
     Args:
         network: left in evaluation mode.
         images: ImageNet-normalised ``(B, 3, crop, crop)``.
         draws: of degradation and mask; None is torch's global generator.
-        columns: parts of :meth:`TokenPretrainModel.reconstruct`.
 
     Returns:
-        uint8 ``(H, W, 3)``, a row of captioned pictures for each image.
+        uint8 ``(H, W, 3)``.
     """
     network.eval()
     parts = network.reconstruct(images, draws=draws)
-    cells, captions = [], []
-    for number in range(len(images)):
-        for name in columns:
-            cells.append(_enlarged(parts[name][number]))
-            captions.append(name if number == 0 else "")
-    return grid(cells, len(columns), captions)
+    captions = ["original", network.task, "prediction"] + [""] * (3 * len(images) - 3)
+    cells = [as_picture(parts[name][row]) for row in range(len(images)) for name in ("original", "input", "prediction")]
+    return grid(cells, 3, captions)
 
 
-def _enlarged(image: Tensor) -> np.ndarray:
-    """An image in [0, 1] as uint8 ``(H, W, 3)`` of at least :data:`CELL` pixels, by a whole factor."""
+def as_picture(image: Tensor) -> np.ndarray:
+    """An image in [0, 1], ``(3, H, W)``, as uint8 ``(H', W', 3)``, small ones enlarged by a whole factor."""
     factor = max(1, round(CELL / image.shape[-1]))
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(pixels.repeat(factor, 0).repeat(factor, 1))
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, at the left, on their own ground (the colour of the first one's corner)."""
+    width = max(picture.shape[1] for picture in pictures)
+    canvas = np.full((sum(len(picture) for picture in pictures), width, 3), pictures[0][0, 0], np.uint8)
+    top = 0
+    for picture in pictures:
+        canvas[top : top + len(picture), : picture.shape[1]] = picture
+        top += len(picture)
+    return canvas
 
 
 def write_gallery(network: TokenPretrainModel, images: Tensor, folder: Path) -> None:
@@ -62,6 +66,11 @@ def write_pretraining_report(
 ) -> Path:
     """``report.html`` of a pre-training run from the files in its folder."""
     return write_run_report(folder, "Pre-training beyond masking", paper_metrics, tables)
+
+
+def write_finetuning_report(folder: Path, paper_metrics: Mapping[str, float] | None = None) -> Path:
+    """``report.html`` of a fine-tuning run from the files in its folder."""
+    return write_run_report(folder, "Fine-tuning beyond masking", paper_metrics)
 
 
 def write_run_report(

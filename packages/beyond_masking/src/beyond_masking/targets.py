@@ -17,6 +17,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def denormalized(images: Tensor) -> Tensor:
+    """ImageNet-normalised ``(..., 3, H, W)`` back to [0, 1]."""
+    mean, std = (
+        torch.tensor(constant, device=images.device).view(3, 1, 1) for constant in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return images * std + mean
+
+
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Images ``(B, C, H, W)`` to patches ``(B, N, p * p * C)``, row by row."""
     patches = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))

@@ -1,0 +1,93 @@
+"""``beyond-masking-finetune``: train a classifier from a pre-trained encoder, or from scratch.
+
+beyond-masking-finetune                                                     # from scratch, generated pictures, CPU
+beyond-masking-finetune init=outputs/pretrain                               # from a run of beyond-masking-pretrain
+beyond-masking-finetune init=outputs/pretrain data.train_per_class=100      # with few labels
+beyond-masking-finetune data=imagenet data.root=/data/imagenet model=base init=mae_pretrain_vit_base.pth
+torchrun --nproc-per-node 8 -m beyond_masking.finetune ...                  # several processes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@entry_point("beyond_masking.conf", "finetune")
+def main(config: DictConfig) -> None:
+    """One fine-tuning run in ``output_dir``; started again, it goes on where it stopped."""
+    import torch.nn.functional as F
+
+    from vireo.data import Mixing
+    from vireo.engine import Run, build_schedule
+
+    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, min_lr_factor, plain
+    from .data import build_dataset, labelled_loader, require_same_classes, skipped_lines
+    from .draws import batch_key
+    from .eval import evaluate_classifier
+    from .load import require_same_sizes, save_classes
+    from .report import write_finetuning_report
+
+    run = Run(
+        config.output_dir,
+        seed=config.seed,
+        config=plain(config),
+        epochs=config.epochs,
+        monitor="top1_error",
+        mode="min",
+        resume=config.resume,
+        wandb=plain(config.wandb),
+        **plain(config.run),
+    )
+    run.launch()
+    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
+    img_size = config.model.img_size
+    train_set, val_set = build_dataset(config.data, train=True), build_dataset(config.data, train=False)
+    require_same_classes(train_set, val_set, str(config.data.get("root")))
+    loader = labelled_loader(train_set, config.data, img_size, config.augmentation, **here)
+    val_loader = labelled_loader(val_set, config.data, img_size, **here)
+    if run.is_main:
+        save_classes(run.output_dir, train_set.classes)
+        for line in (*train_set.skipped, *val_set.skipped):
+            run.console.say(f"skipped: {line}")
+
+    network = build_encoder(config.model, readout=config.readout, num_classes=len(train_set.classes))
+    if config.init is not None:
+        require_same_sizes(config.model, config.init, config.readout)
+        load_encoder(network, config.init, config.patch_embed)
+    network.set_grad_checkpointing(config.grad_checkpointing)
+    mixing = Mixing(len(train_set.classes), **plain(config.mixing))
+    step_images = config.data.batch_size * config.run.accumulate
+    steps_per_epoch = run.steps_per_epoch(loader)
+    schedule = build_schedule(
+        "warmup_cosine",
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
+        final=min_lr_factor(config.optim, step_images),
+    )
+    adamw = build_adamw(network, config.optim, step_images, layer_decay=config.optim.layer_decay)
+    model, _ = run.setup(network, adamw, schedule)
+    if config.compile:
+        compile_blocks(network)
+
+    for epoch in run.epochs():
+        for images, targets in run.batches(loader):
+            key = batch_key(config.seed, epoch, run.batches_done)
+            mixed, soft_labels = mixing.mix(images, targets["label"], key)
+            run.step({"loss": F.cross_entropy(model(mixed), soft_labels)}, image_ids=targets["index"])
+        if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+            run.record(evaluate_classifier(run.evaluated_model, val_loader))
+
+    skipped = skipped_lines(train_set, val_set, loader, val_loader)
+    if run.is_main and skipped:
+        (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
+    run.finish(report=lambda folder: write_finetuning_report(folder, plain(config.paper_metrics)))
+
+
+if __name__ == "__main__":
+    main()
