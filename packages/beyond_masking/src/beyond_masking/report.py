@@ -56,6 +56,11 @@ def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return canvas
 
 
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures beside each other, at the top, on the ground of the first."""
+    return stacked([picture.transpose(1, 0, 2) for picture in pictures]).transpose(1, 0, 2)
+
+
 def write_gallery(network: TokenPretrainModel, images: Tensor, folder: Path) -> None:
     """``gallery/recovery.png`` of a run."""
     write_png(folder / "gallery" / "recovery.png", recovery_grid(network, images))

@@ -107,9 +107,9 @@ def _sheets(arguments: argparse.Namespace, paths: Sequence[Path]) -> Iterator[np
     if arguments.degradations:
         networks = None
     else:
-        from .load import load_pretraining_run
+        from .load import load_run
 
-        networks = [load_pretraining_run(folder) for folder in arguments.run]
+        networks = [load_run(folder, kind="pretraining").pretraining for folder in arguments.run]
     for path in paths:
         try:
             if networks is None:
