@@ -37,6 +37,8 @@ def evaluate_classifier(network: nn.Module, batches: Iterable[Any]) -> dict[str,
 
     from vireo.evaluation import TopK
 
+    from .features import with_accuracy
+
     network.eval()
     num_classes: int = network.num_classes  # type: ignore[assignment]
     errors = TopK(num_classes, (1, 5) if num_classes > 5 else (1,))
@@ -44,12 +46,6 @@ def evaluate_classifier(network: nn.Module, batches: Iterable[Any]) -> dict[str,
         for images, targets in batches:
             errors.update(network(images), targets["label"])
     return with_accuracy({name: value for name, value in errors.compute().items() if name.startswith("top")})
-
-
-def with_accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
-    """``metrics`` and, for each error in percent, the accuracy, which the paper reports."""
-    errors = {name: value for name, value in metrics.items() if name.startswith("top") and name.endswith("_error")}
-    return {**metrics, **{name.replace("_error", "_accuracy"): 100 - value for name, value in errors.items()}}
 
 
 def chosen_protocol(protocol: str, kind: str) -> str:
@@ -83,10 +79,9 @@ def main(config: DictConfig) -> None:
     from vireo.engine.logs import flatten, write_json
     from vireo.engine.rendezvous import join_torchrun, leave_group
     from vireo.errors import InputError
-    from vireo.evaluation import gather_features, knn_error, linear_probe
 
     from .data import build_dataset, labelled_loader, require_same_classes, skipped_lines
-    from .features import pooled_features, require_pooling
+    from .features import encoded, feature_errors, require_pooling
     from .load import changed_data, load_run, require_classes
 
     require_pooling(config.features)
@@ -118,19 +113,15 @@ def main(config: DictConfig) -> None:
             raise InputError(what, "k", "use fewer neighbours, or more images")
         train_loader = labelled_loader(train_set, data, img_size, **here)
         sources += [train_set, train_loader]
-        encode = lambda images: pooled_features(loaded.encoder, images, config.features)  # noqa: E731
         with fabric.autocast():
-            train, test = (gather_features(encode, batches) for batches in (train_loader, val_loader))
+            train, test = (encoded(loaded.encoder, batches, config.features) for batches in (train_loader, val_loader))
     skipped = skipped_lines(*sources)
     leave_group()
     if fabric.global_rank:
         return
     if protocol != "classifier":
-        metrics = {}
-        if protocol in ("knn", "features"):
-            metrics["knn"] = with_accuracy(knn_error(train, test, config.k, device=fabric.device))
-        if protocol in ("linear", "features"):
-            metrics["linear"] = with_accuracy(linear_probe(train, test, len(val_set.classes), device=fabric.device))
+        options = {"protocol": protocol, "k": config.k, "device": fabric.device}
+        metrics = feature_errors(train, test, len(val_set.classes), **options)
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     table = Table(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vireo.backbones import MaskedViT
 from vireo.errors import InputError
+from vireo.evaluation import Features, gather_features, knn_error, linear_probe
 
 Pooling = Literal["mean", "mean_max"]
 POOLINGS = ("mean", "mean_max")
@@ -48,3 +50,54 @@ def pooled_features(encoder: MaskedViT, images: Tensor, pooling: Pooling = "mean
     tokens = encoder.fc_norm(encoder.forward_visible(images))[:, encoder.num_prefix_tokens :]
     mean = tokens.mean(1)
     return mean if pooling == "mean" else torch.cat((mean, tokens.amax(1)), 1)
+
+
+def encoded(encoder: MaskedViT, batches: Iterable[Any], pooling: Pooling = "mean_max") -> Features:
+    """Labelled data through a frozen encoder, that of all processes (each must call this), on the CPU.
+
+    Args:
+        encoder: left in evaluation mode.
+        batches: an evaluation loader over this process's share of the data.
+        pooling: see :func:`pooled_features`.
+    """
+    encoder.eval()
+    return gather_features(lambda images: pooled_features(encoder, images, pooling), batches)
+
+
+def feature_errors(
+    train: Features,
+    test: Features,
+    num_classes: int,
+    *,
+    protocol: Literal["knn", "linear", "features"] = "features",
+    k: int = 20,
+    device: torch.device | str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What simple classifiers make of frozen features.
+
+    Args:
+        train, test: labelled features.
+        num_classes: C.
+        protocol: ``knn``, ``linear`` or, with ``features``, both.
+        k: neighbours of k-NN.
+        device: where to compute; None: the CPU.
+
+    Returns:
+        Under ``knn`` and ``linear`` what :func:`~vireo.evaluation.knn_error` and
+        :func:`~vireo.evaluation.linear_probe` return, and accuracies; in percent.
+
+    Raises:
+        InputError: ``k`` out of range, or too few images of a class.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if protocol in ("knn", "features"):
+        found["knn"] = with_accuracy(knn_error(train, test, k, device=device))
+    if protocol in ("linear", "features"):
+        found["linear"] = with_accuracy(linear_probe(train, test, num_classes, device=device))
+    return found
+
+
+def with_accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
+    """``metrics`` and, for each ``top<k>_error`` in percent, ``top<k>_accuracy``, which the paper reports."""
+    errors = {name: value for name, value in metrics.items() if name.startswith("top") and name.endswith("_error")}
+    return {**metrics, **{name.replace("_error", "_accuracy"): 100 - value for name, value in errors.items()}}

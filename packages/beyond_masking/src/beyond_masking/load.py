@@ -48,6 +48,12 @@ class LoadedRun:
     classes: tuple[str, ...]
 
     @property
+    def pretraining(self) -> TokenPretrainModel:
+        """The network of a pre-training run."""
+        assert isinstance(self.network, TokenPretrainModel), "ask load_run for this kind"
+        return self.network
+
+    @property
     def encoder(self) -> MaskedViT:
         """The network, or its encoder."""
         return self.network if isinstance(self.network, MaskedViT) else self.network.encoder
@@ -75,14 +81,16 @@ def load_run(
         untrained: the weights with which a run of this configuration and seed starts where it has no ``init``.
 
     Raises:
-        InputError: no such run, one of another kind, no weights in it, or weights that cannot be read, are refused or
-            do not fit.
+        InputError: no such run, one of another kind, no weights in it, both ``weights`` and ``untrained``, or weights
+            that cannot be read, are refused or do not fit.
     """
     folder = Path(folder)
     config, found = _read_config(folder)
     if kind is not None and found != kind:
         what = f"is a run of {_SCRIPTS[found]}"
         raise InputError(what, str(folder), f"give the folder of a run of {_SCRIPTS[kind]}")
+    if untrained and weights is not None:
+        raise InputError("fresh weights, and those of a file", f"weights={weights}", "leave out one of the two")
     classes = _read_classes(folder / CLASSES_FILE) if found == "classifier" else ()
     if weights is None and not untrained and not (folder / "model.safetensors").is_file():
         checkpoints = sorted((folder / "checkpoints").glob("*.pt"))
