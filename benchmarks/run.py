@@ -16,7 +16,11 @@ from pathlib import Path
 from tables import load, markdown, ratio_rows
 
 HERE = Path(__file__).resolve().parent
-COMPARISONS = {"fgc": ("fgc_losses", "fgc_latency"), "ssd_det": ("coco_eval", "loader", "ssd_det_step")}
+COMPARISONS = {
+    "beyond_masking": ("beyond_masking_step",),
+    "fgc": ("fgc_losses", "fgc_latency"),
+    "ssd_det": ("coco_eval", "loader", "ssd_det_step"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

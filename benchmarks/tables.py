@@ -52,6 +52,18 @@ def ssd_det() -> str:
 
 
 @table
+def beyond_masking() -> str:
+    """Frozen features of encoders pre-trained by different tasks, on generated pictures and on CIFAR-10."""
+    return claims("beyond_masking_")
+
+
+@table
+def beyond_masking_speed() -> str:
+    """Ratios of pre-training steps and degradations against their targets."""
+    return speed_of("speed_beyond_masking_*.json")
+
+
+@table
 def fgc() -> str:
     """BAS, FGC and controls on generated pictures and on CIFAR-10."""
     return claims("fgc_")
