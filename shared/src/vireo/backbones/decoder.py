@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from vireo.backbones.masked_vit import QkvBias, without_key_bias
+from vireo.backbones.masked_vit import QkvBias, require_choice, require_heads, without_key_bias
 from vireo.backbones.masking import TokenMask, gather_tokens
 from vireo.backbones.positions import Positions, position_table
 
@@ -27,6 +27,9 @@ class TokenDecoder(nn.Module):
         qkv_bias: see :class:`~vireo.backbones.MaskedViT`.
         embed_bias: whether the projection from encoder to decoder has a bias.
         init_values: layer scale; None for none.
+
+    Raises:
+        InputError: an unknown option, or heads that do not divide the channels.
     """
 
     def __init__(
@@ -45,8 +48,10 @@ class TokenDecoder(nn.Module):
         init_values: float | None = None,
     ) -> None:
         super().__init__()
+        require_choice("qkv_bias", qkv_bias, ("qkv", "qv", "none"), "TokenDecoder")
+        require_heads(embed_dim, num_heads, "TokenDecoder")
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
-        self.prefix_tokens = prefix_tokens
+        self.prefix_tokens, self.positions = prefix_tokens, positions
         self.embed = nn.Linear(encoder_dim, embed_dim, bias=embed_bias)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         table = position_table(positions, grid, embed_dim, prefix_tokens)

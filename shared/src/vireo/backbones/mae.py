@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vireo.backbones.decoder import TokenDecoder
 from vireo.backbones.masked_vit import MaskedViT
+from vireo.backbones.positions import require_fixed_table
 from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
 from vireo.errors import InputError
 
@@ -33,8 +34,9 @@ def split_mae(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 def load_mae(encoder: MaskedViT, path: str | os.PathLike[str], decoder: TokenDecoder | None = None) -> None:
     """Load a checkpoint of MAE strictly: the encoder, and the decoder if one is given.
 
-    The encoder is ``MaskedViT(class_token=True, positions="sincos_2d", qkv_bias="qkv")``, the decoder
-    ``TokenDecoder(..., prefix_tokens=1, positions="sincos_2d", qkv_bias="qkv", embed_bias=True)``. Fixed position
+    The encoder is ``MaskedViT(class_token=True, positions="sincos_2d", qkv_bias="qkv")``, with ``readout="mean"`` and
+    1000 classes for a fine-tuned classifier of MAE, whose positions were trained (``positions="learned"``). The decoder
+    is ``TokenDecoder(..., prefix_tokens=1, positions="sincos_2d", qkv_bias="qkv", embed_bias=True)``. Fixed position
     tables follow the networks' image size.
 
     Raises:
@@ -46,4 +48,7 @@ def load_mae(encoder: MaskedViT, path: str | os.PathLike[str], decoder: TokenDec
         raise InputError("holds an encoder without a decoder", where, "use the checkpoint of the whole model")
     fit_state_dict(encoder, encoder.resized(encoder_state), where)
     if decoder is not None:
+        if (table := decoder_state.get("pos_embed")) is not None:
+            size = encoder.grid_size, decoder.pos_embed.shape[2]
+            require_fixed_table(table[:, decoder.prefix_tokens :], decoder.positions, *size, where)
         fit_state_dict(decoder, {**decoder_state, "pos_embed": decoder.pos_embed.detach()}, where)

@@ -6,6 +6,7 @@ K visible ones, T class tokens (0 or 1), D channels, p side of a patch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -17,11 +18,17 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_seq
 from torch import Tensor, nn
 
 from vireo.backbones.masking import gather_tokens
-from vireo.backbones.positions import Positions, position_table
+from vireo.backbones.positions import Positions, position_table, require_fixed_table
 from vireo.errors import InputError
 
 Readout = Literal["none", "mean", "cls"]
 QkvBias = Literal["qkv", "qv", "none"]
+
+# Options of timm's class that the arguments here stand for, or that visible-token encoding does not have.
+_REFUSED = {
+    *("global_pool", "fc_norm", "final_norm", "pos_embed", "no_embed_class", "reg_tokens", "pre_norm"),
+    *("patch_drop_rate", "embed_layer", "embed_norm_layer", "dynamic_img_pad"),
+}
 
 
 class QVLinear(nn.Linear):
@@ -35,6 +42,26 @@ class QVLinear(nn.Linear):
         """``(..., D)`` to ``(..., 3 D')``."""
         q, k, v = self.bias.chunk(3)
         return F.linear(x, self.weight, torch.cat((q, torch.zeros_like(k), v)))
+
+
+def require_choice(name: str, value: str, known: tuple[str, ...], where: str) -> None:
+    """Check an option.
+
+    Raises:
+        InputError: ``value`` is not among the ``known``.
+    """
+    if value not in known:
+        raise InputError(f"unknown {name} {value!r}", where, f"use one of {', '.join(known)}")
+
+
+def require_heads(embed_dim: int, num_heads: int, where: str) -> None:
+    """Check that the heads share the channels.
+
+    Raises:
+        InputError: they do not divide them.
+    """
+    if num_heads < 1 or embed_dim % num_heads:
+        raise InputError(f"{embed_dim} channels are not divided by {num_heads} heads", where, "use another number")
 
 
 def without_key_bias(blocks: nn.Module) -> None:
@@ -62,10 +89,11 @@ class MaskedViT(VisionTransformer):
         positions: fixed 1-D ``sinusoid`` over the token index, fixed ``sincos_2d`` of MAE, or ``learned``.
         qkv_bias: ``qkv`` (timm, MAE), ``qv`` (BEiT: no bias on the keys) or ``none``.
         init_values: layer scale at the start; None for no layer scale.
-        **options: further arguments of timm's class, e.g. ``drop_path_rate``, ``dynamic_img_size``.
+        **options: further arguments of timm's class, e.g. ``drop_path_rate``; with ``dynamic_img_size`` its forward
+            passes take images of any size and interpolate the position table, fixed ones too.
 
     Raises:
-        InputError: an unknown option, or images that are not divided by the patch size.
+        InputError: an unknown or unsupported option, or sizes that do not divide each other.
     """
 
     def __init__(
@@ -86,17 +114,17 @@ class MaskedViT(VisionTransformer):
         init_values: float | None = None,
         **options: Any,
     ) -> None:
-        for name, value, known in (
-            ("readout", readout, ("none", "mean", "cls")),
-            ("positions", positions, ("sinusoid", "sincos_2d", "learned")),
-            ("qkv_bias", qkv_bias, ("qkv", "qv", "none")),
-        ):
-            if value not in known:
-                raise InputError(f"unknown {name} {value!r}", "MaskedViT", f"use one of {', '.join(known)}")
-        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if any(side % patch_size for side in sides):
-            remedy = f"use multiples of {patch_size}, or another patch_size"
-            raise InputError(f"an image of {sides} is not divided by patches of {patch_size}", "img_size", remedy)
+        where = type(self).__name__
+        require_choice("readout", readout, ("none", "mean", "cls"), where)
+        require_choice("positions", positions, ("sinusoid", "sincos_2d", "learned"), where)
+        require_choice("qkv_bias", qkv_bias, ("qkv", "qv", "none"), where)
+        require_heads(embed_dim, num_heads, where)
+        if refused := sorted(_REFUSED & options.keys()):
+            remedy = "use readout, class_token and positions, or timm's VisionTransformer"
+            raise InputError(f"unsupported options {', '.join(refused)}", where, remedy)
+        if readout == "cls" and class_token is False:
+            raise InputError("readout cls needs a class token", where, "leave class_token out, or use readout mean")
+        _require_grid(img_size, patch_size)
         pools: dict[str, Any] = {"none": "", "mean": "avg", "cls": "token"}
         super().__init__(
             img_size=img_size,
@@ -141,7 +169,12 @@ class MaskedViT(VisionTransformer):
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
     ) -> None:
-        """Change image or patch size: learned positions are interpolated, fixed ones computed anew."""
+        """Change image or patch size: learned positions are interpolated, fixed ones computed anew.
+
+        Raises:
+            InputError: patches that do not divide the images.
+        """
+        _require_grid(img_size or self.patch_embed.img_size, patch_size or self.patch_embed.patch_size)
         super().set_input_size(img_size, patch_size)
         if self.positions != "learned":
             self._set_fixed_positions()
@@ -176,13 +209,13 @@ class MaskedViT(VisionTransformer):
             placed = gather_tokens(positions[:, prefix:].expand(len(images), -1, -1), ids_keep)
         proj = self.patch_embed.proj
         tokens = F.linear(patches.flatten(2), proj.weight.flatten(1), proj.bias) + placed
-        if self.cls_token is None:
-            return tokens
-        first = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
-        return torch.cat((first.to(tokens.dtype), tokens), 1)
+        if self.cls_token is not None:
+            first = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
+            tokens = torch.cat((first.to(tokens.dtype), tokens), 1)
+        return self.pos_drop(tokens)
 
     def forward_visible(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Encode the visible patches and normalise.
+        """Encode the visible patches and normalise (with readout ``mean``, whose norm follows the mean, not yet).
 
         Args:
             images: ``(B, C, H, W)``.
@@ -196,16 +229,38 @@ class MaskedViT(VisionTransformer):
         return self.norm(tokens)
 
     def resized(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``state`` with its position table made to fit this network: interpolated if learned, else this network's own.
+        """``state`` with its position table made to fit this network.
 
-        The fixed tables of some checkpoints are not stored; they are filled in.
+        A learned table is interpolated; one without a row for this network's class token, or the reverse, is left out.
+        A fixed table is replaced by this network's own, which also fills in what some checkpoints do not store.
+
+        Raises:
+            InputError: a table that is no square grid, or stored positions that are not this network's fixed ones.
         """
         fitting = dict(state)
         assert self.pos_embed is not None
+        own, prefix, given = self.pos_embed.detach(), self.num_prefix_tokens, int("cls_token" in state)
+        table = fitting.get("pos_embed")
         if self.positions != "learned":
-            fitting["pos_embed"] = self.pos_embed.detach()
-        elif (table := fitting.get("pos_embed")) is not None and table.shape[1] != self.pos_embed.shape[1]:
-            fitting["pos_embed"] = resample_abs_pos_embed(
-                table, new_size=list(self.grid_size), num_prefix_tokens=self.num_prefix_tokens
-            )
+            if table is not None:
+                require_fixed_table(table[:, given:], self.positions, self.grid_size, own.shape[2], "pos_embed")
+            fitting["pos_embed"] = own
+        elif table is not None and table.shape[1] != own.shape[1]:
+            side = math.isqrt(table.shape[1] - given)
+            if given != prefix:
+                del fitting["pos_embed"]
+            elif given + side * side != table.shape[1]:
+                what = f"{table.shape[1] - given} stored positions are no square grid"
+                raise InputError(what, "pos_embed", f"use the image size of its training, not {self.grid_size} patches")
+            else:
+                fitting["pos_embed"] = resample_abs_pos_embed(table, list(self.grid_size), num_prefix_tokens=prefix)
         return fitting
+
+
+def _require_grid(img_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> None:
+    """Raise InputError unless the patches divide the images."""
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    patch = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+    if any(p < 1 or side < 1 or side % p for side, p in zip(sides, patch)):
+        what = f"an image of {sides[0]}x{sides[1]} is not divided by patches of {patch[0]}x{patch[1]}"
+        raise InputError(what, "img_size", "use multiples of the patch size, or another patch_size")

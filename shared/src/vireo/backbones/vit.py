@@ -14,6 +14,9 @@ import torch
 from timm.layers import LayerNorm2d, resample_abs_pos_embed
 from torch import Tensor, nn
 
+from vireo.backbones.pyramid import load_registrations
+from vireo.errors import InputError
+
 # What a pre-training or fine-tuning checkpoint holds beside the encoder.
 _NOT_ENCODER = ("decoder_", "mask_token", "head.")
 
@@ -64,21 +67,30 @@ class ViTFeatures(nn.Module):
     """Plain ViT with a simple feature pyramid: maps at strides 4, 8, 16 and 32 (patch size p = 16; else p/4 ... 2p).
 
     The last normalised tokens, without class and register tokens, are the one map that the pyramid grows from. Position
-    embeddings follow the image size.
+    embeddings follow the image: the table, a fixed one too, is interpolated from the grid of the body's own
+    ``img_size``, which should be that of its pre-training. (A sinusoid over the token index computed anew for another
+    grid would say other places.)
 
     Args:
-        name: timm ViT, e.g. ``vit_base_patch16_224``.
+        name: timm ViT, e.g. ``vit_base_patch16_224``, or one registered by a Vireo package, e.g.
+            ``beyond_masking_vit_base``.
         out_channels: channels of every map.
         pretrained: load timm's weights for this name.
-        **kwargs: for ``timm.create_model``, e.g. ``drop_path_rate``, ``embed_dim``, ``depth``.
+        **kwargs: for ``timm.create_model``, e.g. ``drop_path_rate``, ``embed_dim``, ``depth``, ``img_size``.
 
     Attributes:
         body: the timm model.
         strides, channels: of the maps, finest first.
+
+    Raises:
+        InputError: an unknown name.
     """
 
     def __init__(self, name: str, *, out_channels: int = 256, pretrained: bool = False, **kwargs: Any) -> None:
         super().__init__()
+        load_registrations()
+        if not timm.is_model(name):
+            raise InputError(f"unknown transformer {name!r}", "ViTFeatures", "use the name of a timm ViT")
         body: Any = timm.create_model(
             name, pretrained=pretrained, num_classes=0, global_pool="", dynamic_img_size=True, **kwargs
         )
