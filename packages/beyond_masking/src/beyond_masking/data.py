@@ -49,10 +49,10 @@ def build_dataset(data: Any, *, train: bool, labels: bool = True) -> Classificat
     if data.format == "generated":
         count, seed = (data.train_images, data.seed) if train else (data.val_images, data.seed + VAL_SEED)
         options = {"noise": data.noise, "class_colours": data.class_colours}
-        return GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes, **options)
-    if data.root is None:
+        dataset = GeneratedClasses(count, tuple(data.image_size), seed, data.num_classes, **options)
+    elif data.root is None:
         raise InputError("has no value", "data.root", "give the folder of the data with data.root=DIR")
-    if data.format == "cifar":
+    elif data.format == "cifar":
         dataset = Cifar(data.root, train, data.kind)
     else:
         size = tuple(data.image_size) if data.resident else None  # otherwise the workers crop
