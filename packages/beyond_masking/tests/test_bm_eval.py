@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,10 +33,10 @@ from vireo.backbones import MaskedViT
 from vireo.data import Normalize
 from vireo.engine.logs import flatten
 from vireo.errors import InputError
+from vireo.testing.series import torchrun
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 EASY = [text for text in DATA if "val_images" not in text] + ["data.class_colours=true", "data.val_images=90"]
 STILL = ["optim.lr=1e-30", "optim.min_lr=0", "optim.weight_decay=0", "epochs=1"]  # too small a step for float32
 
@@ -275,10 +272,6 @@ def test_two_processes_find_what_one_finds(runs: dict[str, Path], tmp_path: Path
     for kind, folder in runs.items():
         found = evaluate(folder)
         out = tmp_path / f"{kind}.json"
-        command = [*TORCHRUN, "-m", "beyond_masking.eval", f"run={folder}", f"out={out}", "data.eval_batch_size=13"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr[-4000:]
-        assert done.stdout.count("top1_error") == (2 if kind == "pretraining" else 1)  # printed by one of them
+        torchrun("beyond_masking.eval", f"run={folder}", f"out={out}", "data.eval_batch_size=13")
         one, two = ({k: v for k, v in flatten(part).items() if "top" in k} for part in (found, read(out)["metrics"]))
         assert one == pytest.approx(two, abs=1e-9)
