@@ -124,9 +124,8 @@ def main(config: DictConfig) -> None:
         metrics = feature_errors(train, test, len(val_set.classes), **options)
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
-    table = Table(
-        "metric", "%", title=f"{config.run}{' (untrained)' if config.untrained else ''}: {len(val_set)} images"
-    )
+    print(f"{config.run}{' (untrained)' if config.untrained else ''}: {len(val_set)} images")
+    table = Table("metric", "%")
     for name, value in flatten(metrics).items():
         if "top" in name:
             table.add_row(name, f"{value:.2f}")
