@@ -67,18 +67,27 @@ class PixelTarget(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
-    def pixels(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Patches in [0, 1], ``(B, N or M, p * p, C)``; ``ids`` (B, M) chooses some."""
-        patches = patchify(images.float() * self.std + self.mean, self.patch_size)
-        chosen = patches if ids is None else gather_tokens(patches, ids)
-        return chosen.unflatten(2, (self.patch_size**2, -1))
+    def statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels less the mean of their patch, that mean, and ``std + eps``.
 
-    def statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and ``std + eps`` of each patch, ``(B, N, 1, C)``: they undo the normalisation of a prediction."""
-        std, mean = torch.std_mean(self.pixels(images), 2, keepdim=True)
-        return mean, std + self.eps
+        Returns:
+            Float32 ``(B, C, rows, p, columns, p)`` and twice ``(B, C, rows, 1, columns, 1)``.
+        """
+        pixels = images.float() * self.std + self.mean
+        pixels = pixels.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))
+        mean = pixels.mean((3, 5), keepdim=True)
+        centred = pixels - mean
+        variance = centred.square().sum((3, 5), keepdim=True) / (self.patch_size**2 - 1)
+        return centred, mean, variance.sqrt() + self.eps
 
     @torch.no_grad()
+    def picture(self, images: Tensor) -> Tensor:
+        """The target of all patches in their places: normalised ``(B, C, H, W)`` to float32 ``(B, C, H, W)``."""
+        if not self.normalize:
+            return images.float() * self.std + self.mean
+        centred, _, deviation = self.statistics(images)
+        return (centred / deviation).flatten(4).flatten(2, 3)
+
     def forward(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
         """The target.
 
@@ -89,19 +98,23 @@ class PixelTarget(nn.Module):
         Returns:
             float32 ``(B, N or M, p * p * C)``.
         """
-        pixels = self.pixels(images, ids)
-        if self.normalize:
-            std, mean = torch.std_mean(pixels, 2, keepdim=True)
-            pixels = (pixels - mean) / (std + self.eps)
-        return pixels.flatten(2)
+        patches = patchify(self.picture(images), self.patch_size)
+        return patches if ids is None else gather_tokens(patches, ids)
 
     def denormalize(self, prediction: Tensor, images: Tensor) -> Tensor:
         """A prediction for all patches of ``images`` as pictures in [0, 1], ``(B, C, H, W)``."""
-        pixels = prediction.float().unflatten(2, (self.patch_size**2, -1))
+        pictures = unpatchify(prediction.float(), self.patch_size, images.shape[1])
         if self.normalize:
-            mean, std = self.statistics(images)
-            pixels = pixels * std + mean
-        return unpatchify(pixels.flatten(2), self.patch_size, pixels.shape[3]).clamp(0, 1)
+            centred, mean, deviation = self.statistics(images)
+            placed = pictures.view(centred.shape) * deviation + mean
+            pictures = placed.flatten(4).flatten(2, 3)
+        return pictures.clamp(0, 1)
+
+
+def per_patch_mean(pictures: Tensor, patch_size: int) -> Tensor:
+    """Mean over channels and pixels of each patch: ``(B, C, H, W)`` to ``(B, N)``."""
+    patches = pictures.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    return patches.mean((1, 3, 5)).flatten(1)
 
 
 def normalized_pixel_target(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vireo.backbones import TokenMask
@@ -17,7 +16,7 @@ from vireo.errors import InputError
 
 from .degradations import Degradation
 from .draws import Draws
-from .targets import PixelTarget, area_matrix, area_resize, patchify, unpatchify
+from .targets import PixelTarget, area_matrix, area_resize, per_patch_mean, unpatchify
 
 
 class ZoomIn(Degradation):
@@ -65,16 +64,15 @@ class ZoomIn(Degradation):
         self, prediction: Tensor, images: Tensor, params: Any, mask: TokenMask | None, target: PixelTarget
     ) -> dict[str, Tensor]:
         """``loss_center`` and ``loss_edge``; see the class and :meth:`Degradation.losses`."""
-        p, border, inner = target.patch_size, self.border, self.input_size
-        predicted = unpatchify(prediction.float(), p)
+        border, inner = self.border, self.input_size
+        predicted = unpatchify(prediction.float(), target.patch_size)
         middle = self.enlarge[border : border + inner]
-        recovered = patchify(area_resize(predicted, middle), p)
-        wanted = target(self.degrade(images, params))
-        per_patch = (recovered - wanted).square().mean(2)
-        center = per_patch.mean() if mask is None else (per_patch * mask.mask).sum() / mask.mask.sum()
+        recovered = area_resize(predicted, middle)
+        wanted = target.picture(self.degrade(images, params))
+        center = mean_over(per_patch_mean((recovered - wanted).square(), target.patch_size), mask)
 
         # resizing is linear: enlarge the difference once, and only where the frame is
-        difference = predicted - unpatchify(target(self.seen_of(images)), p)
+        difference = predicted - target.picture(self.seen_of(images))
         outer = torch.cat((self.enlarge[:border], self.enlarge[-border:]))
         rows = area_resize(difference, outer, self.enlarge).square()  # above and below, corners included
         columns = area_resize(difference, middle, outer).square()  # left and right
@@ -145,9 +143,11 @@ class ZoomOut(Degradation):
         self, prediction: Tensor, images: Tensor, params: Tensor, mask: TokenMask | None, target: PixelTarget
     ) -> dict[str, Tensor]:
         """See the class and :meth:`Degradation.losses`."""
-        difference = prediction.float() - target(self.seen_of(images))
-        error = area_resize(unpatchify(difference, target.patch_size), self.shrink).square().mean(1, keepdim=True)
-        per_patch = F.avg_pool2d(self.place(error, params), target.patch_size).flatten(1)
-        if mask is None:
-            return {"loss": per_patch.mean()}
-        return {"loss": (per_patch * mask.mask).sum() / mask.mask.sum()}
+        difference = unpatchify(prediction.float(), target.patch_size) - target.picture(self.seen_of(images))
+        error = area_resize(difference, self.shrink).square().mean(1, keepdim=True)
+        return {"loss": mean_over(per_patch_mean(self.place(error, params), target.patch_size), mask)}
+
+
+def mean_over(per_patch: Tensor, mask: TokenMask | None) -> Tensor:
+    """Mean of ``(B, N)`` over the removed patches, or all without a mask."""
+    return per_patch.mean() if mask is None else (per_patch * mask.mask).sum() / mask.mask.sum()
