@@ -34,7 +34,7 @@ PUBLISHED = {
     "integrated_200": ("zoomed_in", 0.75, 200, "83.1"),
 }
 FINETUNED = {"finetune_base": (100, 768), "finetune_large": (50, 1024), "finetune_scratch": (100, 768)}
-OTHER = {"integrated_large", "demo", "coco_mask_rcnn_base"}
+OTHER = {"integrated_large", "demo", "finetune_demo", "coco_mask_rcnn_base"}
 CROPS = {"zoomed_in": 288, "zoomed_out": 160}
 
 
