@@ -142,5 +142,9 @@ def area_matrix(size: int, source: int) -> Tensor:
 
 
 def area_resize(images: Tensor, rows: Tensor, columns: Tensor | None = None) -> Tensor:
-    """``R X R^T`` with rows of :func:`area_matrix`: ``(..., m, m)`` to ``(..., len(rows), len(columns))``."""
-    return rows @ images @ (rows if columns is None else columns).T
+    """``R X C^T`` with rows of :func:`area_matrix`: ``(..., m, m)`` to ``(..., len(rows), len(columns))``.
+
+    The smaller side is made first. ``columns`` are ``rows`` by default.
+    """
+    columns = rows if columns is None else columns
+    return rows @ images @ columns.T if len(rows) <= len(columns) else rows @ (images @ columns.T)
