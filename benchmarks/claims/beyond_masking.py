@@ -6,8 +6,8 @@
 
 Every arm pre-trains the same network from the same start for the same number of steps. Frozen features (mean and
 maximum of the tokens) are then judged by a linear probe, whose penalty is chosen on a part of the training images, and
-by k nearest neighbours; `untrained` is the network before its first step. `cifar10_gpu` also fine-tunes on a tenth of the
-labels. Runs go on where they stopped if the script is started again. Results:
+by k nearest neighbours; `untrained` is the network before its first step. `cifar10_gpu` also fine-tunes on a tenth of
+the labels. Runs go on where they stopped if the script is started again. Results:
 `benchmarks/results/beyond_masking_<data>.json`; what the paper's claim predicts is checked and stored with them.
 """
 
