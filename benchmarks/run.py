@@ -17,7 +17,7 @@ from tables import load, markdown, ratio_rows
 
 HERE = Path(__file__).resolve().parent
 COMPARISONS = {
-    "beyond_masking": ("beyond_masking_step",),
+    "beyond_masking": ("beyond_masking_step", "beyond_masking_loader"),
     "fgc": ("fgc_losses", "fgc_latency"),
     "ssd_det": ("coco_eval", "loader", "ssd_det_step"),
 }
