@@ -10,9 +10,7 @@ every patch, materialises the attention, predicts every patch, and uses torch's 
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -20,7 +18,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import write_result
+from common import parse_speed, ratio, speed_parser, write_speed
+from timing import alternate, medians
 from torch import Tensor, nn
 
 from beyond_masking import TokenPretrainModel, build_degradation, pretrain_vit_base
@@ -137,28 +136,9 @@ def plain_step(model: PlainMAE, images: Tensor) -> Callable[[], None]:
     return step
 
 
-def paired(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number:
-                times[name].append(time.perf_counter() - began)
-    return times
-
-
-def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
+def by_round(times: dict[str, list[float]], over: str, under: str) -> float:
     """Median over the rounds of ``over`` divided by ``under``."""
     return round(median(a / b for a, b in zip(times[over], times[under])), 4)
-
-
-def entry(name: str, against: str, value: float, target: float, bound: str) -> dict[str, Any]:
-    """A ratio with its target."""
-    return {"name": name, "against": against, "value": value, "target": target, "bound": bound}
 
 
 def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
@@ -178,19 +158,23 @@ def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
         degradation = build_degradation(task)
         images = torch.randn(batch, 3, degradation.crop_size, degradation.crop_size)
         steps[task] = partial(degradation, images, draws=GeneratorDraws(batch))
-    times = paired(steps, rounds)
-    shares = {task: ratio(times, task, "mask only") for task in TASKS}
+    times = alternate(steps, rounds)
+    shares = {task: by_round(times, task, "mask only") for task in TASKS}
     worst = max(shares, key=lambda task: shares[task])
     return {
         "ratios": [
-            entry("integrated step", "mask-only step, ViT-B/16", ratio(times, "integrated", "mask only"), 1.08, "max"),
-            entry("mask-only step", "plain MAE, ViT-B/16", ratio(times, "plain MAE", "mask only"), 1.3, "min"),
-            entry("... with compile=true", "plain MAE", ratio(times, "plain MAE", "mask only, compiled"), 1.3, "min"),
-            entry(f"costliest degradation ({worst})", "mask-only step, ViT-B/16", shares[worst], 0.03, "max"),
+            ratio(
+                "integrated step", "mask-only step, ViT-B/16", by_round(times, "integrated", "mask only"), 1.08, "max"
+            ),
+            ratio("mask-only step", "plain MAE, ViT-B/16", by_round(times, "plain MAE", "mask only"), 1.3, "min"),
+            ratio(
+                "... with compile=true", "plain MAE", by_round(times, "plain MAE", "mask only, compiled"), 1.3, "min"
+            ),
+            ratio(f"costliest degradation ({worst})", "mask-only step, ViT-B/16", shares[worst], 0.03, "max"),
         ],
         "batch": batch,
         "threads": torch.get_num_threads(),
-        "seconds": {name: round(median(values), 4) for name, values in times.items()},
+        "seconds": {name: round(value, 4) for name, value in medians(times).items()},
         "degradation_shares": shares,
     }
 
@@ -209,9 +193,9 @@ def measure_gpu(batch: int, rounds: int) -> dict[str, Any]:
         flops = counter.get_total_flops() / 8
         compile_blocks(model)
         step = our_step(model, images, torch.bfloat16)
-        paired({name: step}, 5)
+        alternate({name: step}, 5)
         torch.cuda.reset_peak_memory_stats()
-        seconds = median(paired({name: step}, rounds)[name])
+        seconds = median(alternate({name: step}, rounds)[name])
         found[name] = {
             "images_per_s": round(batch / seconds, 1),
             "gflop_per_image": round(flops / 1e9, 2),
@@ -223,8 +207,8 @@ def measure_gpu(batch: int, rounds: int) -> dict[str, Any]:
     cost = round(found["integrated"]["seconds"] / found["mask only"]["seconds"], 4)
     return {
         "ratios": [
-            entry("integrated step on a GPU", "mask-only step, ViT-B/16", cost, 1.08, "max"),
-            entry("utilisation, ViT-B/16, mask only", "989 TFLOP/s", found["mask only"]["utilisation"], 0.45, "min"),
+            ratio("integrated step on a GPU", "mask-only step, ViT-B/16", cost, 1.08, "max"),
+            ratio("utilisation, ViT-B/16, mask only", "989 TFLOP/s", found["mask only"]["utilisation"], 0.45, "min"),
         ],
         "batch": batch,
         "runs": found,
@@ -233,17 +217,10 @@ def measure_gpu(batch: int, rounds: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write ``results/speed_beyond_masking_step.json``, with ``--gpu`` also ``..._gpu.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=10)
-    arguments = parser.parse_args(argv)
+    arguments = parse_speed(speed_parser(__doc__, batch=8, rounds=10), argv)
     if arguments.gpu:
-        if not torch.cuda.is_available():
-            print("no CUDA device: the GPU part is left out", file=sys.stderr)
-            return 1
-        write_result("speed_beyond_masking_step_gpu", measure_gpu(256, 20), seed=0)
-    write_result("speed_beyond_masking_step", measure_cpu(arguments.batch, arguments.rounds), seed=0)
+        write_speed("beyond_masking_step", measure_gpu(256, 20), gpu=True)
+    write_speed("beyond_masking_step", measure_cpu(arguments.batch, arguments.rounds))
     return 0
 
 

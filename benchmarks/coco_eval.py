@@ -9,7 +9,6 @@ the ratio is that of the medians. Every number must agree to 1e-9, or nothing is
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import gc
@@ -17,14 +16,14 @@ import io
 import sys
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from common import write_result
+from common import ratio, speed_parser, write_speed
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from timing import medians
 
 from vireo.evaluation import evaluate_coco
 
@@ -113,10 +112,7 @@ def timed(side: Callable[..., list[float]], ground_truth: dict, predictions: lis
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write ``results/speed_coco_eval.json``; exit status 1 if the numbers differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--gpu", action="store_true", help="accepted for the common runner; nothing here uses a GPU")
-    repetitions = parser.parse_args(argv).repetitions
+    repetitions = speed_parser(__doc__, repetitions=5).parse_args(argv).repetitions  # --gpu changes nothing
     torch.set_num_threads(1)
     sides = {"vireo": with_vireo, "pycocotools": with_pycocotools}
     warm_up = scene(50)
@@ -133,20 +129,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not difference <= TOLERANCE:
         print(f"the numbers differ by {difference:.3g}, more than {TOLERANCE:g}", file=sys.stderr)
         return 1
-    medians = {name: median(values) for name, values in seconds.items()}
-    ratio = medians["pycocotools"] / medians["vireo"]
+    middle = medians(seconds)
     detections = sum(len(p["scores"]) for p in predictions)
     print(f"{IMAGES} images, {CLASSES} classes, {len(ground_truth['annotations'])} objects, {detections} detections")
     print(f"{'':12} {'median s':>9} {'min':>7} {'max':>7}")
     for name, values in seconds.items():
-        print(f"{name:12} {medians[name]:9.3f} {min(values):7.3f} {max(values):7.3f}")
-    print(f"ratio {ratio:.2f} (at least 5), largest difference of {len(numbers['vireo'])} numbers {difference:.1e}")
-    write_result(
-        "speed_coco_eval",
+        print(f"{name:12} {middle[name]:9.3f} {min(values):7.3f} {max(values):7.3f}")
+    print(f"largest difference of {len(numbers['vireo'])} numbers {difference:.1e}")
+    value = middle["pycocotools"] / middle["vireo"]
+    write_speed(
+        "coco_eval",
         {
-            "ratios": [
-                {"name": "COCO evaluation", "against": "pycocotools", "value": ratio, "target": 5.0, "bound": "min"}
-            ],
+            "ratios": [ratio("COCO evaluation", "pycocotools", value, 5.0, "min")],
             "images": IMAGES,
             "classes": CLASSES,
             "objects": len(ground_truth["annotations"]),
@@ -154,7 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "seconds": seconds,
             "largest_difference": difference,
         },
-        seed=SEED,
     )
     return 0
 

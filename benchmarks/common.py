@@ -1,17 +1,17 @@
-"""What every benchmark shares: the record of where and how a number was measured."""
+"""What every benchmark shares: its command line, and the record of where and how a number was measured."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -19,6 +19,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def hardware() -> str:
     """Processor, usable cores, GPU if there is one, versions of torch and python; nothing that names the host."""
+    import torch  # here, so that --help does not wait for it
+
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -57,3 +59,35 @@ def write_result(name: str, content: dict[str, Any], seed: int | None = None) ->
     path.write_text(json.dumps({"benchmark": name, **provenance(seed), **content}, indent=2) + "\n")
     print(f"wrote {path.relative_to(ROOT)}")
     return path
+
+
+def ratio(name: str, against: str, value: float, target: float, bound: str) -> dict[str, Any]:
+    """A row of the speed tables; ``bound`` says whether the value should be at least ("min") or at most ("max") it."""
+    return {"name": name, "against": against, "value": value, "target": target, "bound": bound}
+
+
+def write_speed(name: str, content: dict[str, Any], gpu: bool = False) -> None:
+    """Print ``content["ratios"]`` beside their targets; write ``results/speed_<name>.json`` or ``..._gpu.json``."""
+    for row in content["ratios"]:
+        bound = "at least" if row["bound"] == "min" else "at most"
+        print(f"{row['name']} against {row['against']}: {row['value']:.3f} ({bound} {row['target']:g})")
+    write_result(f"speed_{name}{'_gpu' if gpu else ''}", content, seed=0)
+
+
+def speed_parser(description: str | None, **numbers: int) -> argparse.ArgumentParser:
+    """The command line of a speed comparison: ``--gpu``, and whole numbers by name with their defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true", help="measure on a CUDA device, or the GPU parts as well")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    return parser
+
+
+def parse_speed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; without a CUDA device, ``--gpu`` ends the program."""
+    import torch
+
+    arguments = parser.parse_args(argv)
+    if arguments.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: no CUDA device")
+    return arguments

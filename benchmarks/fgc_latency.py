@@ -10,14 +10,13 @@ follows an untimed one of the same kind; medians.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torchvision
-from common import write_result
+from common import parse_speed, ratio, speed_parser, write_speed
 
 from fgc.attach import attach_gates
 from fgc.latency import measure_latency
@@ -32,12 +31,11 @@ TARGETS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write ``results/speed_fgc_latency.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true")
+    parser = speed_parser(__doc__)
     parser.add_argument("--repeat", type=int, default=60, help="timed passes of each kind and on-rate")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--batch", type=int, default=128, help="images on the GPU; on the CPU it is 1")
-    arguments = parser.parse_args(argv)
+    arguments = parse_speed(parser, argv)
     torch.manual_seed(0)
     networks: dict[str, tuple[torch.nn.Module, int]] = {
         "ResNet-18 at 224x224": (attach_gates(torchvision.models.resnet18()), 224)
@@ -74,20 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             target = None if arguments.gpu else TARGETS[name].get(row.on_rate)
             if target is not None:
-                ratios.append(
-                    {
-                        "name": f"{name}, one image, {row.on_rate:.0%} of the gates on",
-                        "against": "dense, no gates, batch norm folded",
-                        "value": gain,
-                        "target": target,
-                        "bound": "min",
-                    }
-                )
-    write_result(
-        "speed_fgc_latency" + ("_gpu" if arguments.gpu else ""),
-        {"ratios": ratios, "table": table, "batch": batch, "threads": arguments.threads, "repeat": arguments.repeat},
-        seed=0,
-    )
+                what = f"{name}, one image, {row.on_rate:.0%} of the gates on"
+                ratios.append(ratio(what, "dense, no gates, batch norm folded", gain, target, "min"))
+    common = {"batch": batch, "threads": arguments.threads, "repeat": arguments.repeat}
+    write_speed("fgc_latency", {"ratios": ratios, "table": table, **common}, arguments.gpu)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The losses of FGC: batch shaping against scipy's Beta, the coupling loss against the matrix products it cannot avoid.
 
-    python benchmarks/fgc_losses.py [--gpu] [--repeat 15] [--dry-run]
+    python benchmarks/fgc_losses.py [--gpu] [--repeat 15]
 
 Batch shaping: all gates of a ResNet-20 (336) at batch 256, forward and backward, against what the authors' code does
 for each block: scipy's distribution function and density on the host, a sort, and a loop over channels to undo it.
@@ -11,18 +11,16 @@ of ImageNet, in a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from statistics import median
 
 import numpy as np
 import torch
-from common import write_result
+from common import parse_speed, ratio, speed_parser, write_speed
 from scipy import stats
+from timing import alternate, medians
 from torch import Tensor
 
 from fgc.coupling import FeatureGateCoupling
@@ -113,28 +111,11 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def alternate(sides: dict[str, Callable[[], None]], repeat: int, gpu: bool) -> dict[str, list[float]]:
-    """Seconds of ``repeat`` counted calls of each side, after three that are not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for counted in range(-3, repeat):
-        for name, side in sides.items():
-            started = time.perf_counter()
-            side()
-            if gpu:
-                torch.cuda.synchronize()
-            if counted >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write ``results/speed_fgc_losses.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--repeat", type=int, default=15, help="counted calls of each side")
-    parser.add_argument("--dry-run", action="store_true", help="print only")
+    parser = speed_parser(__doc__, repeat=15)
     parser.add_argument("--memory", action="store_true", help="print peak GB of a step with ImageNet's banks, no more")
-    arguments = parser.parse_args(argv)
+    arguments = parse_speed(parser, argv)
     device = "cuda" if arguments.gpu else "cpu"
     if arguments.memory:
         print(peak_memory(device))
@@ -143,41 +124,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     child = [sys.executable, __file__, "--memory", *(["--gpu"] if arguments.gpu else [])]
     peak = float(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
     shaping = dict(zip(("batch shaping", "scipy"), shaping_sides(device)))
-    seconds = alternate(shaping, arguments.repeat, arguments.gpu)
+    seconds = alternate(shaping, arguments.repeat, warm_up=3)
     coupling = dict(zip(("coupling", "two products"), coupling_sides(device)))
-    seconds |= alternate(coupling, arguments.repeat, arguments.gpu)
-    middle = {name: median(values) for name, values in seconds.items()}
-    ratios = [
-        {
-            "name": "batch-shaping loss",
-            "against": "scipy CDF and PDF",
-            "value": middle["scipy"] / middle["batch shaping"],
-            "target": 10.0,
-            "bound": "min",
-        },
-        {
-            "name": "FGC loss (B 256, N 50,000, C 64)",
-            "against": "its two matrix products",
-            "value": middle["coupling"] / middle["two products"],
-            "target": 1.5,
-            "bound": "max",
-        },
-        {
-            "name": "peak memory of a step with two bfloat16 banks of 1,281,167 x 512",
-            "against": f"{MEMORY_GB:g} GB",
-            "value": peak / MEMORY_GB,
-            "target": 1.0,
-            "bound": "max",
-        },
-    ]
+    seconds |= alternate(coupling, arguments.repeat, warm_up=3)
+    middle = medians(seconds)
     for name, value in middle.items():
         print(f"{name}: {1e3 * value:.2f} ms")
-    for entry in ratios:
-        bound = "at least" if entry["bound"] == "min" else "at most"
-        print(f"{entry['name']} against {entry['against']}: {entry['value']:.3f} ({bound} {entry['target']})")
-    if not arguments.dry_run:
-        content = {"ratios": ratios, "seconds": seconds, "threads": torch.get_num_threads()}
-        write_result("speed_fgc_losses" + ("_gpu" if arguments.gpu else ""), content, seed=0)
+    gain, cost = middle["scipy"] / middle["batch shaping"], middle["coupling"] / middle["two products"]
+    what = "peak memory of a step with two bfloat16 banks of 1,281,167 x 512"
+    ratios = [
+        ratio("batch-shaping loss", "scipy CDF and PDF", gain, 10.0, "min"),
+        ratio("FGC loss (B 256, N 50,000, C 64)", "its two matrix products", cost, 1.5, "max"),
+        ratio(what, f"{MEMORY_GB:g} GB", peak / MEMORY_GB, 1.0, "max"),
+    ]
+    content = {"ratios": ratios, "seconds": seconds, "threads": torch.get_num_threads()}
+    write_speed("fgc_losses", content, arguments.gpu)
     return 0
 
 

@@ -12,11 +12,9 @@ With ``--gpu``, also the time a Faster R-CNN training step waits for its batch, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from common import write_result
+from common import parse_speed, ratio, speed_parser, write_speed
+from timing import alternate_epochs, wait_share
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
@@ -124,28 +123,8 @@ def largest_difference(folder: Path) -> float:
     return float(((ours - theirs).abs().amax((0, 2, 3)) * torch.tensor([58.395, 57.12, 57.375])).max())
 
 
-def seconds_of_epoch(batches: Iterable[Any]) -> float:
-    start = time.perf_counter()
-    for images, _ in batches:
-        assert images.shape == (BATCH, 3, *SIZE)
-        assert images.dtype == torch.float32
-    return time.perf_counter() - start
-
-
-def interleaved_epochs(folder: Path, workers: int, repetitions: int) -> dict[str, list[float]]:
-    """Seconds per epoch of both sides in turns, after one epoch each to start the workers and fill the file cache."""
-    ours, theirs = vireo_loader(folder, workers), torchvision_loader(folder, workers)
-    seconds: dict[str, list[float]] = {"vireo": [], "torchvision": []}
-    for repetition in range(repetitions + 1):
-        taken = {"vireo": seconds_of_epoch(ours.batches(repetition)), "torchvision": seconds_of_epoch(theirs)}
-        if repetition > 0:
-            for side, value in taken.items():
-                seconds[side].append(value)
-    return seconds
-
-
-def wait_fraction(folder: Path, workers: int, device: str, size: tuple[int, int], batch: int, steps: int) -> float:
-    """Share of a Faster R-CNN (ResNet-50) training step spent waiting for its batch, after three warm-up steps."""
+def detector_step(size: tuple[int, int]) -> Callable[[Tensor, list[dict[str, Any]]], None]:
+    """A training step of Faster R-CNN (ResNet-50) on a GPU."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     model = fasterrcnn_resnet50_fpn(
@@ -156,43 +135,21 @@ def wait_fraction(folder: Path, workers: int, device: str, size: tuple[int, int]
         max_size=max(size),
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
-    ).to(device)
+    ).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    loader = vireo_loader(folder, workers, size=size, device=device, batch=batch)
-    waited = total = 0.0
-    done, epoch = 0, 0
-    while done < steps + 3:
-        batches = loader.batches(epoch)
-        while done < steps + 3:
-            start = time.perf_counter()
-            delivered = next(batches, None)
-            if delivered is None:
-                break
-            images, targets = delivered
-            if device == "cuda":
-                torch.cuda.current_stream().synchronize()  # the copy itself counts as waiting
-            ready = time.perf_counter()
-            losses = model(list(images), targets)
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
-            optimizer.step()
-            if device == "cuda":
-                torch.cuda.current_stream().synchronize()
-            if done >= 3:
-                waited, total = waited + ready - start, total + time.perf_counter() - start
-            done += 1
-        epoch += 1
-    return waited / total
+
+    def step(images: Tensor, targets: list[dict[str, Any]]) -> None:
+        losses = model(list(images), targets)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+
+    return step
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write ``results/speed_loader.json``; exit status 1 if the sides deliver different pixels."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--gpu", action="store_true", help="also measure the loader's wait in a training step")
-    arguments = parser.parse_args(argv)
+    arguments = parse_speed(speed_parser(__doc__, images=600, workers=2, repetitions=7), argv)
     torch.set_num_threads(1)  # this process shares its cores with the workers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,27 +158,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not difference <= LARGEST_DIFFERENCE:
             print(f"pixels differ by {difference:.2f} grey levels, more than {LARGEST_DIFFERENCE}", file=sys.stderr)
             return 1
-        seconds = interleaved_epochs(folder, arguments.workers, arguments.repetitions)
+        sides = vireo_loader(folder, arguments.workers), torchvision_loader(folder, arguments.workers)
+        seconds = alternate_epochs(*sides, "torchvision", (BATCH, 3, *SIZE), arguments.repetitions)
         delivered = arguments.images // BATCH * BATCH
         rates = {side: delivered / median(values) for side, values in seconds.items()}
-        ratio = rates["vireo"] / rates["torchvision"]
-        against = "torchvision ImageFolder, DataLoader, PIL transforms"
-        ratios = [{"name": "Loader on the CPU", "against": against, "value": ratio, "target": 1.5, "bound": "min"}]
+        gain = rates["vireo"] / rates["torchvision"]
+        ratios = [ratio("Loader on the CPU", "torchvision ImageFolder, DataLoader, PIL transforms", gain, 1.5, "min")]
         if arguments.gpu:
-            waited = wait_fraction(folder, arguments.workers, "cuda", (800, 1067), 8, 60)
-            against = "Faster R-CNN training step"
-            wait = {"name": "Loader wait", "against": against, "value": waited, "target": 0.05, "bound": "max"}
-            ratios.append(wait)
+            size = (800, 1067)
+            loader = vireo_loader(folder, arguments.workers, size=size, device="cuda", batch=8)
+            waited = wait_share(loader, detector_step(size), steps=60, warm_up=3)
+            ratios.append(ratio("Loader wait", "Faster R-CNN training step", waited, 0.05, "max"))
     print(f"{arguments.images} JPEGs of {WIDTH}x{HEIGHT}, {kilobytes:.0f} kB each, to {SIZE[1]}x{SIZE[0]}")
     print(f"{arguments.workers} workers, {arguments.repetitions} epochs each, in turns")
     print(f"{'':12} {'images/s':>9} {'min s':>7} {'median s':>9} {'max s':>7}")
     for side, values in seconds.items():
         print(f"{side:12} {rates[side]:9.1f} {min(values):7.2f} {median(values):9.2f} {max(values):7.2f}")
-    print(f"ratio {ratio:.2f} (at least 1.5), pixels differ by at most {difference:.1f} grey levels")
-    for entry in ratios[1:]:
-        print(f"loader wait {entry['value']:.3f} of the training step (at most 0.05)")
-    write_result(
-        "speed_loader",
+    print(f"pixels differ by at most {difference:.1f} grey levels")
+    write_speed(
+        "loader",
         {
             "ratios": ratios,
             "images": arguments.images,
@@ -231,7 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "seconds_per_epoch": seconds,
             "largest_difference_grey_levels": difference,
         },
-        seed=SEED,
     )
     return 0
 

@@ -8,15 +8,13 @@ BatchNorm statistics fixed. The steps alternate; ratios are of medians.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 import torch
-from common import write_result
+from common import parse_speed, ratio, speed_parser, write_speed
+from timing import alternate, medians
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -58,13 +56,10 @@ def step_of(model: nn.Module, batch: tuple[Any, Any]) -> Callable[[], None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write ``results/speed_ssd_det_step.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true")
+    parser = speed_parser(__doc__, height=800, width=1344)
     parser.add_argument("--repeat", type=int, help="counted steps of each kind; default 3, with a GPU 20")
     parser.add_argument("--batch", type=int, help="images; default 1, with a GPU 2")
-    parser.add_argument("--height", type=int, default=800)
-    parser.add_argument("--width", type=int, default=1344)
-    arguments = parser.parse_args(argv)
+    arguments = parse_speed(parser, argv)
     device = "cuda" if arguments.gpu else "cpu"
     repeat = arguments.repeat or (20 if arguments.gpu else 3)
     batch = arguments.batch or (2 if arguments.gpu else 1)
@@ -96,39 +91,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.to(device).train()
         model_inputs = (list(images), shifted) if name == "torchvision" else (images, targets)
         steps[name] = step_of(model, model_inputs)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for counted in range(-1, repeat):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if arguments.gpu:
-                torch.cuda.synchronize()
-            if counted >= 0:
-                seconds[name].append(time.perf_counter() - started)
-            print(f"{name}: {time.perf_counter() - started:.3f} s", flush=True)
-    middle = {name: median(values) for name, values in seconds.items()}
-    ratios = [
-        ratio("SSD-Det training step", "the same detector without refiner", middle, "SSD-Det", "without refiner", 1.6),
-        ratio("plain Faster R-CNN training step", "torchvision's", middle, "plain Faster R-CNN", "torchvision", 1.05),
-    ]
-    for entry in ratios:
-        print(f"{entry['name']} against {entry['against']}: {entry['value']:.3f} (at most {entry['target']})")
-    write_result(
-        "speed_ssd_det_step" + ("_gpu" if arguments.gpu else ""),
-        {
-            "ratios": ratios,
-            "seconds": seconds,
-            "images": [batch, 3, arguments.height, arguments.width],
-            "boxes_per_image": BOXES_PER_IMAGE,
-        },
-        seed=0,
-    )
+    seconds = alternate(steps, repeat)
+    middle = medians(seconds)
+    for name, value in middle.items():
+        print(f"{name}: {value:.3f} s")
+    refined = middle["SSD-Det"] / middle["without refiner"]
+    plain = middle["plain Faster R-CNN"] / middle["torchvision"]
+    content = {
+        "ratios": [
+            ratio("SSD-Det training step", "the same detector without refiner", refined, 1.6, "max"),
+            ratio("plain Faster R-CNN training step", "torchvision's", plain, 1.05, "max"),
+        ],
+        "seconds": seconds,
+        "images": [batch, 3, arguments.height, arguments.width],
+        "boxes_per_image": BOXES_PER_IMAGE,
+    }
+    write_speed("ssd_det_step", content, arguments.gpu)
     return 0
-
-
-def ratio(name: str, against: str, middle: dict[str, float], ours: str, other: str, target: float) -> dict[str, Any]:
-    """A row of the speed table: our time over the other's."""
-    return {"name": name, "against": against, "value": middle[ours] / middle[other], "target": target, "bound": "max"}
 
 
 if __name__ == "__main__":

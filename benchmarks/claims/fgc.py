@@ -12,21 +12,15 @@ again. Results: `benchmarks/results/fgc_<data>.json`; what the paper's claim pre
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import write_result
+from claim import CLASS_FOLDERS, Claim, Metrics, Paper, Runs, folder_of, main
 
 COLUMNS = {
     "top1_error": "error, %",
@@ -45,169 +39,95 @@ ARMS = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A data set, the settings of its two stages, and how much FGC's overlap must exceed that of BAS."""
+@dataclass(frozen=True, kw_only=True)
+class TwoStages(Claim):
+    """A claim whose arms go on from a common start.
 
-    title: str
-    common: list[str]
-    first: list[str]
-    second: list[str]
+    Attributes:
+        epochs: of the start, by batch shaping, and of every arm.
+        margin: how much FGC's overlap must exceed that of BAS.
+        error_margin: how many points FGC's error may exceed that of BAS.
+        pruning: of BAS, from and to, for which the L0 weight is looked for; None: it is that of the settings.
+    """
+
+    epochs: tuple[int, int]
     margin: float
     error_margin: float
-    arms: tuple[str, ...] = tuple(ARMS)
-    rho_for_pruning: tuple[float, float] | None = None
-    needs_root: bool = field(default=True)
+    pruning: tuple[float, float] | None = None
 
 
 _GPU = ["recipe.shaping_epochs=15", "recipe.rho_epochs=20", "coupling.num_neighbors=200", "coupling.warmup_epochs=3"]
 CLAIMS = {
-    "generated": Claim(
-        "Generated pictures, gated ResNet-20, 16x16",
-        ["+experiment=demo", "gallery_images=0", "eval_every=15"],
-        ["stage=bas", "epochs=5"],
-        ["stage=fgc", "epochs=10"],
+    "generated": TwoStages(
+        title="Generated pictures, gated ResNet-20, 16x16",
+        settings=["+experiment=demo", "gallery_images=0", "eval_every=15"],
+        arms=list(ARMS),
+        epochs=(5, 10),
         margin=0.05,
         error_margin=3.0,
-        needs_root=False,
     ),
-    "cifar10": Claim(
-        "CIFAR-10 as JPEG, 8,000 images at 16x16, gated ResNet-20",
-        ["+experiment=cifar10_small"],
-        ["stage=bas", "epochs=5"],
-        ["stage=fgc", "epochs=10"],
+    "cifar10": TwoStages(
+        title="CIFAR-10 as JPEG, 8,000 images at 16x16, gated ResNet-20",
+        settings=["+experiment=cifar10_small"],
+        arms=list(ARMS),
+        root=CLASS_FOLDERS,
+        epochs=(5, 10),
         margin=0.08,
         error_margin=3.0,
     ),
-    "cifar10_gpu": Claim(
-        "CIFAR-10 as JPEG, all images, gated ResNet-20",
-        ["data=folder", *_GPU, "optim.milestones=[39,49]", "eval_every=40", "gallery_images=0"],
-        ["stage=bas", "epochs=15"],
-        ["stage=fgc", "epochs=40"],
+    "cifar10_gpu": TwoStages(
+        title="CIFAR-10 as JPEG, all images, gated ResNet-20",
+        settings=["data=folder", *_GPU, "optim.milestones=[39,49]", "eval_every=40", "gallery_images=0"],
+        arms=[BAS, FGC],
+        root=CLASS_FOLDERS,
+        gpu=True,
+        epochs=(15, 40),
         margin=0.0,
         error_margin=0.5,
-        arms=(BAS, FGC),
-        rho_for_pruning=(0.5, 0.6),
+        pruning=(0.5, 0.6),
     ),
 }
 
 
-@dataclass(frozen=True)
-class Runner:
-    """Starts ``fgc-train`` as processes of ``threads`` threads each, in folders below ``output``."""
-
-    output: Path
-    common: list[str]
-    threads: int | None
-
-    def __call__(self, name: str, settings: Sequence[str]) -> dict[str, Any]:
-        """The content of the run's ``metrics.json``.
-
-        Raises:
-            RuntimeError: the run failed; its console.txt says why.
-        """
-        folder = self.output / name
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "fgc.train", *self.common, *settings, f"output_dir={folder}"]
-        limited = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
-        began = time.perf_counter()
-        with open(folder / "console.txt", "a") as console:
-            status = subprocess.run(command, stdout=console, stderr=console, env={**os.environ, **limited}).returncode
-        print(f"{name}: status {status}, {time.perf_counter() - began:.0f} s", flush=True)
-        if status:
-            raise RuntimeError(f"{folder / 'console.txt'} says why")
-        return json.loads((folder / "metrics.json").read_text())
+def prepare(runs: Runs) -> dict[str, list[str]]:
+    """Batch shaping of every seed's start, then the L0 weight as a setting, where it is looked for."""
+    first = ["stage=bas", f"epochs={runs.claim.epochs[0]}"]
+    runs.each(lambda seed: runs.train("fgc.train", f"start_{seed}", seed, first), runs.seeds)
+    return {"rho": find_rho(runs, *runs.claim.pruning) if runs.claim.pruning else []}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train all arms for all seeds, write the result and say what of the claim's predictions holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=sorted(CLAIMS), nargs="?", default="generated")
-    parser.add_argument("--root", type=Path, help="folder with train/<class>/ and test/<class>/ of CIFAR-10")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, help="default: those of the claim")
-    parser.add_argument("--jobs", type=int, help="runs at a time, one thread each; default: a core each, 1 with a GPU")
-    parser.add_argument("--output", type=Path, default=Path("outputs/claims"))
-    parser.add_argument("--override", action="append", default=[], help="further settings of fgc-train")
-    arguments = parser.parse_args(argv)
-    claim = CLAIMS[arguments.data]
-    arms = arguments.arms or claim.arms
-    common = [*claim.common, *arguments.override]
-    if claim.needs_root:
-        if arguments.root is None:
-            parser.error(f"{arguments.data} needs --root, the folder that holds train/ and test/")
-        common.append(f"data.root={arguments.root}")
-    jobs = arguments.jobs or (1 if claim.rho_for_pruning else os.cpu_count() or 1)
-    run = Runner(arguments.output / arguments.data, common, None if claim.rho_for_pruning else 1)
-    started = time.perf_counter()
-
-    def start(seed: int) -> dict[str, Any]:
-        return run(f"start_{seed}", [*claim.first, f"seed={seed}"])
-
-    def arm(job: tuple[int, str], *more: str, folder: str = "") -> dict[str, Any]:
-        seed, name = job
-        slug = "".join(c if c.isalnum() else "_" for c in name).lower()
-        settings = [*claim.second, *ARMS[name], *more, f"seed={seed}", f"init={run.output / f'start_{seed}'}"]
-        return run(folder or f"{slug}_{seed}", settings)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(start, arguments.seeds))
-        rho = find_rho(arm, arguments.seeds[0], claim.rho_for_pruning) if claim.rho_for_pruning else []
-        pairs = [(seed, name) for seed in arguments.seeds for name in arms]
-        results = dict(zip(pairs, pool.map(lambda pair: arm(pair, *rho), pairs)))
-    rows = []
-    for name in arms:
-        runs = [results[seed, name] for seed in arguments.seeds]
-        rows.append(
-            {
-                "name": name,
-                "metrics": {column: [flat(run["metrics"])[column] for run in runs] for column in COLUMNS},
-                "train_seconds": [run["wall_s"] for run in runs],
-            }
-        )
-    checks = check(rows, claim)
-    write_result(
-        f"fgc_{arguments.data}",
-        {
-            "title": claim.title,
-            "seeds": arguments.seeds,
-            "columns": COLUMNS,
-            "arms": rows,
-            "checks": checks,
-            "steps": next(iter(results.values()))["steps"],
-            "rho": rho,
-            "overrides": arguments.override,
-            "wall_s": round(time.perf_counter() - started, 1),
-        },
-    )
-    for line, holds in checks.items():
-        print(f"{'holds' if holds else 'DOES NOT HOLD'}: {line}")
-    return 0
+def second_stage(runs: Runs, folder: str, seed: int, settings: Sequence[str]) -> dict[str, Any]:
+    """A run that goes on from the start of its seed."""
+    stage = ["stage=fgc", f"epochs={runs.claim.epochs[1]}", f"init={runs.output / f'start_{seed}'}"]
+    return runs.train("fgc.train", folder, seed, [*stage, *settings])
 
 
-def flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics of the table by the names of its columns."""
-    by_block = {f"{name}_{block}": metrics[name][block] for name in ("overlap", "purity") for block in ("7", "8")}
-    return {**by_block, "top1_error": metrics["top1_error"], "pruning_percent": 100 * metrics["pruning"]}
+def measure(runs: Runs, seed: int, arm: str, rho: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The metrics that training ends with, by the names of the columns."""
+    result = second_stage(runs, folder_of(arm, seed), seed, [*ARMS[arm], *rho])
+    metrics = result["metrics"]
+    blocks = {f"{name}_{block}": metrics[name][block] for name in ("overlap", "purity") for block in ("7", "8")}
+    error = {"top1_error": metrics["top1_error"], "pruning_percent": 100 * metrics["pruning"]}
+    return {arm: {**result, "metrics": {**error, **blocks}}}
 
 
-def find_rho(arm: Any, seed: int, wanted: tuple[float, float], tries: int = 4) -> list[str]:
-    """The L0 weight at which BAS prunes as much as ``wanted``, from 1 by bisection of its logarithm."""
+def find_rho(runs: Runs, least: float, most: float, tries: int = 4) -> list[str]:
+    """The L0 weight at which BAS prunes from ``least`` to ``most``, from 1 by bisection of its logarithm."""
     low, high, rho = 0.1, 10.0, 1.0
     for _ in range(tries):
         setting = f"recipe.rho={rho:.4g}"
-        pruning = arm((seed, BAS), setting, folder=f"rho_{rho:.4g}")["metrics"]["pruning"]
+        result = second_stage(runs, f"rho_{rho:.4g}", runs.seeds[0], [*ARMS[BAS], setting])
+        pruning = result["metrics"]["pruning"]
         print(f"rho {rho:.4g}: BAS prunes {100 * pruning:.1f} %", flush=True)
-        if wanted[0] <= pruning <= wanted[1]:
+        if least <= pruning <= most:
             return [setting]
-        low, high = (rho, high) if pruning < wanted[0] else (low, rho)
+        low, high = (rho, high) if pruning < least else (low, rho)
         rho = (low * high) ** 0.5
     return [f"recipe.rho={rho:.4g}"]
 
 
-def check(rows: Sequence[dict[str, Any]], claim: Claim) -> dict[str, bool]:
+def check(arms: Metrics, claim: TwoStages) -> dict[str, bool]:
     """What the claim predicts (section 10 of the notes), and whether it holds."""
-    arms = {row["name"]: row["metrics"] for row in rows}
     if not {BAS, FGC} <= set(arms):
         return {}
     bas, fgc = arms[BAS], arms[FGC]
@@ -229,5 +149,16 @@ def check(rows: Sequence[dict[str, Any]], claim: Claim) -> dict[str, bool]:
     return found
 
 
+PAPER = Paper(
+    name="fgc",
+    description=__doc__,
+    columns=COLUMNS,
+    arms=ARMS,
+    claims=CLAIMS,
+    prepare=prepare,
+    measure=measure,
+    check=check,
+)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PAPER))

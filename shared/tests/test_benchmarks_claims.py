@@ -1,0 +1,378 @@
+"""The claim runner with training replaced by a record of its commands, and the command lines under ``benchmarks/``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, TextIO
+
+import pytest
+
+from vireo.engine.overrides import check_overrides
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+PAPERS = sorted(path.stem for path in BENCHMARKS.glob("claims/*.py"))
+SPEED = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
+DATA = {
+    "beyond_masking": ("generated", "cifar10", "cifar10_gpu"),
+    "fgc": ("generated", "cifar10", "cifar10_gpu"),
+    "ssd_det": ("shapes", "bccd", "bccd_r50"),
+}
+
+pytestmark = pytest.mark.skipif(not PAPERS, reason="the shared library is tested outside its repository")
+
+
+class Processes:
+    """Stands for ``subprocess``: writes the results that a run of the given settings would leave.
+
+    Attributes:
+        commands: module and settings of every run, in the order of their starts.
+        metrics: of a run, by its folder's name; tests change it.
+        failing: names of folders whose runs fail.
+        environment: of the last run.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[str, list[str]]] = []
+        self.metrics: Callable[[str], dict[str, Any]] = some_metrics
+        self.failing: set[str] = set()
+        self.environment: dict[str, str] = {}
+
+    def run(self, command: list[str], stdout: TextIO, stderr: TextIO, env: dict[str, str]) -> SimpleNamespace:
+        assert command[:2] == [sys.executable, "-m"]
+        self.commands.append((command[2], command[3:]))
+        self.environment = env
+        given = dict(setting.split("=", 1) for setting in command[3:])
+        folder = Path(given.get("output_dir") or given["run"])
+        assert Path(stdout.name) == folder / "console.txt"
+        stdout.write(f"{command[2]} with seed {given.get('seed')}\n")
+        if folder.name in self.failing:
+            return SimpleNamespace(returncode=2)
+        result = {"metrics": self.metrics(folder.name), "wall_s": 2.5, "steps": 7}
+        Path(given.get("out") or folder / "metrics.json").write_text(json.dumps(result))
+        return SimpleNamespace(returncode=0)
+
+
+def seed_of(folder: str) -> int:
+    found = re.search(r"_(\d+)(_finetuned)?$", folder)
+    assert found
+    return int(found[1])
+
+
+def some_metrics(folder: str) -> dict[str, Any]:
+    """What the runs of any paper may leave; every number is that of the seed."""
+    value = float(seed_of(folder))
+    blocks, error = {"7": value, "8": value}, {"top1_error": value}
+    return {"AP": value, **error, "pruning": 0.55, "overlap": blocks, "purity": blocks, "linear": error, "knn": error}
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], ModuleType]:
+    """Imports a file under benchmarks/ as if it were started; its results go to a temporary folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for path in BENCHMARKS.glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    common = importlib.import_module("common")
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+
+    def load(file: str) -> ModuleType:
+        name = f"benchmarks_{Path(file).stem}"
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / file)
+        assert spec is not None
+        assert spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, loaded)
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    return load
+
+
+@pytest.fixture
+def processes(module: object, monkeypatch: pytest.MonkeyPatch) -> Processes:
+    fake = Processes()
+    monkeypatch.setattr(importlib.import_module("claim"), "subprocess", fake)
+    return fake
+
+
+@pytest.fixture
+def run(
+    module: Callable[[str], ModuleType], processes: Processes, tmp_path: Path
+) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Runs a claim in a temporary folder; gives its exit status and what it wrote."""
+
+    def claim(paper: str, data: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+        script = module(f"claims/{paper}.py")
+        root = [f"--root={tmp_path / 'data'}"] if script.PAPER.claims[data].root else []
+        status = script.main(script.PAPER, [data, *root, f"--output={tmp_path / 'runs'}", *arguments])
+        result = tmp_path / "results" / f"{paper}_{data}.json"
+        return status, json.loads(result.read_text()) if result.exists() else {}
+
+    return claim
+
+
+def folders(tmp_path: Path, data: str) -> list[str]:
+    return sorted(path.parent.name for path in (tmp_path / "runs" / data).glob("*/console.txt"))
+
+
+def test_every_paper_is_listed() -> None:
+    assert sorted(DATA) == PAPERS
+
+
+@pytest.mark.parametrize(("paper", "data"), [(paper, data) for paper in DATA for data in DATA[paper]])
+def test_settings_of_every_arm_are_those_of_the_package(
+    paper: str, data: str, run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes
+) -> None:
+    pytest.importorskip(paper, reason="the package is not installed")
+    status, result = run(paper, data, "--all", "--seeds", "3", "--override=epochs=1")
+    assert status == 0
+    assert len(result["arms"]) >= 4
+    for entry, settings in processes.commands:
+        package, _, name = entry.partition(".")
+        assert package == paper
+        check_overrides(settings, f"{package}.conf", name)
+
+
+@pytest.mark.parametrize(
+    ("paper", "data", "expected"),
+    [
+        ("ssd_det", "shapes", ["plain_detector__clean_boxes_0", "plain_detector_0", "ssd_det____spsd___sisd_0"]),
+        ("fgc", "generated", ["bas_0", "fgc_0", "random_neighbours_0", "self_only_0", "start_0"]),
+        ("beyond_masking", "generated", ["mask_only__m__0", "zoomed_in___mask__a___m__0", "zoomed_in__a__0"]),
+        (
+            "beyond_masking",
+            "cifar10_gpu",
+            [
+                *("de_colorized__e__0", "de_colorized__e__0_finetuned", "mask_only__m__0", "mask_only__m__0_finetuned"),
+                *("scratch_0", "zoomed_in___mask__a___m__0", "zoomed_in___mask__a___m__0_finetuned"),
+                *("zoomed_in__a__0", "zoomed_in__a__0_finetuned"),
+            ],
+        ),
+    ],
+)
+def test_runs_have_their_folders_and_go_on_in_them(
+    paper: str,
+    data: str,
+    expected: list[str],
+    run: Callable[..., tuple[int, dict[str, Any]]],
+    processes: Processes,
+    tmp_path: Path,
+) -> None:
+    _, first = run(paper, data, "--seeds", "0", "--jobs", "1")
+    before = list(processes.commands)
+    consoles = {path: path.read_text() for path in tmp_path.glob("runs/*/*/console.txt")}
+    assert folders(tmp_path, data) == sorted(expected)
+    assert all("seed=0" in settings for entry, settings in before if not entry.endswith("eval"))
+    _, second = run(paper, data, "--seeds", "0", "--jobs", "1")
+    assert processes.commands == [*before, *before]
+    assert second["arms"] == first["arms"]
+    for path, text in consoles.items():
+        assert path.read_text() == 2 * text
+
+
+def test_threads_are_limited_except_on_a_gpu(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    run("ssd_det", "shapes", "--seeds", "0")
+    assert processes.environment["OMP_NUM_THREADS"] == "1"
+    run("ssd_det", "bccd_r50", "--seeds", "0")
+    assert processes.environment["OMP_NUM_THREADS"] == "5"
+
+
+def test_metrics_are_in_the_order_of_the_seeds(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes
+) -> None:
+    def slower_first(folder: str) -> dict[str, Any]:
+        seed = seed_of(folder)
+        time.sleep(0.05 * (seed == 5))
+        return some_metrics(folder)
+
+    processes.metrics = slower_first
+    _, result = run("ssd_det", "shapes", "--seeds", "5", "3", "4", "--jobs", "3", "--override", "optim.lr=0.1")
+    assert result["seeds"] == [5, 3, 4]
+    assert [arm["name"] for arm in result["arms"]] == [
+        "plain detector",
+        "SSD-Det (+ SPSD + SISD)",
+        "plain detector, clean boxes",
+    ]
+    for arm in result["arms"]:
+        assert arm["metrics"] == {"AP": [5.0, 3.0, 4.0]}
+        assert arm["train_seconds"] == [2.5] * 3
+    assert result["columns"] == {"AP": "AP"}
+    assert (result["steps"], result["overrides"]) == (7, ["optim.lr=0.1"])
+    assert all("optim.lr=0.1" in settings for _, settings in processes.commands)
+
+
+def test_failure_names_the_console_and_the_other_runs_are_done(
+    run: Callable[..., tuple[int, dict[str, Any]]],
+    processes: Processes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    processes.failing = {"plain_detector_1"}
+    status, result = run("ssd_det", "shapes", "--seeds", "0", "1", "--jobs", "1")
+    assert status == 1
+    assert not result
+    printed = capsys.readouterr()
+    assert f"error: plain_detector_1, ssd_det.train: {tmp_path / 'runs/shapes/plain_detector_1/console.txt'} says" in (
+        printed.err
+    )
+    assert "plain_detector_1, ssd_det.train: status 2" in printed.out
+    assert len(processes.commands) == 6
+    processes.failing = set()
+    assert run("ssd_det", "shapes", "--seeds", "0", "1")[0] == 0
+
+
+def test_failure_of_the_common_start_ends_the_claim(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processes.failing = {"start_0"}
+    assert run("fgc", "generated", "--seeds", "0") == (1, {})
+    assert [entry for entry, _ in processes.commands] == ["fgc.train"]
+    assert "start_0" in capsys.readouterr().err
+
+
+def test_checks_are_stored_and_printed(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def coupled_is_better(folder: str) -> dict[str, Any]:
+        better, error = 0.2 * folder.startswith("fgc"), 4.0 * folder.startswith("fgc")
+        blocks = {"7": 0.3 + better, "8": 0.3 + better}
+        return {"top1_error": 10.0 + error, "pruning": 0.5, "overlap": blocks, "purity": blocks}
+
+    processes.metrics = coupled_is_better
+    _, result = run("fgc", "generated", "--seeds", "0", "1")
+    checks = result["checks"]
+    assert checks["overlap of block 7: FGC at least 0.05 above BAS on every seed"] is True
+    assert checks["overlap of block 8: FGC above 'self only' in the mean"] is True
+    assert checks["error: FGC at most 3.0 points above BAS in the mean"] is False
+    assert sum(not holds for holds in checks.values()) == 1
+    printed = capsys.readouterr().out
+    assert "DOES NOT HOLD: error: FGC" in printed
+    assert "\nholds: pruning: FGC and BAS within 2 points on every seed\n" in printed
+    assert result["arms"][0]["metrics"]["pruning_percent"] == [50.0, 50.0]
+
+
+def test_weight_of_l0_is_looked_for(run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes) -> None:
+    def prunes_late(folder: str) -> dict[str, Any]:
+        return {**some_metrics("bas_0"), "pruning": 0.3 if folder == "rho_1" else 0.55}
+
+    processes.metrics = prunes_late
+    _, result = run("fgc", "cifar10_gpu", "--seeds", "0", "1")
+    assert result["rho"] == ["recipe.rho=3.162"]
+    arms = [settings for _, settings in processes.commands if re.search(r"/(bas|fgc)_\d$", settings[-1])]
+    assert len(arms) == 4
+    assert all("recipe.rho=3.162" in settings for settings in arms)
+
+
+def test_untrained_network_is_judged_beside_the_first_arm(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes
+) -> None:
+    _, result = run("beyond_masking", "cifar10_gpu", "--seeds", "2", "3", "--arms", "zoomed-in (a)", "blurred (d)")
+    rows = {arm["name"]: arm for arm in result["arms"]}
+    assert list(rows) == ["untrained", "zoomed-in (a)", "blurred (d)"]
+    assert list(result["columns"]) == ["linear_top1", "knn_top1", "finetuned_top1"]
+    assert all(arm["metrics"]["finetuned_top1"] == [98.0, 97.0] for arm in rows.values())
+    assert [len(arm["train_seconds"]) for arm in rows.values()] == [0, 2, 2]
+    assert sum("untrained=true" in settings for _, settings in processes.commands) == 2
+    assert result["checks"] == {
+        "zoomed-in (a) above untrained in the mean": False,
+        "every spatial task above every style task in the mean": False,
+    }
+
+
+def test_arms_are_a_choice(
+    run: Callable[..., tuple[int, dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, result = run("fgc", "generated", "--seeds", "0", "--arms", "FGC")
+    assert [arm["name"] for arm in result["arms"]] == ["FGC"]
+    assert folders(tmp_path, "generated") == ["fgc_0", "start_0"]
+    assert result["checks"] == {}
+    with pytest.raises(SystemExit, match="2"):
+        run("fgc", "generated", "--arms", "nothing")
+    assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("paper", "data", "holds"),
+    [("ssd_det", "bccd", "Annotations/, JPEGImages/"), ("fgc", "cifar10", "train/<class>/ and test/<class>/")],
+)
+def test_missing_root_is_asked_for(
+    paper: str,
+    data: str,
+    holds: str,
+    module: Callable[[str], ModuleType],
+    processes: Processes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = module(f"claims/{paper}.py")
+    with pytest.raises(SystemExit, match="2"):
+        script.main(script.PAPER, [data])
+    assert f"{data} needs --root, the folder that holds {holds}" in capsys.readouterr().err
+    assert not processes.commands
+
+
+@pytest.mark.parametrize("name", SPEED + [f"claims/{paper}" for paper in PAPERS])
+def test_help_opens_with_the_docstring(
+    name: str, module: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        script = module(f"{name}.py")
+    except ModuleNotFoundError as missing:
+        if missing.name not in (*PAPERS, "scipy"):
+            raise
+        pytest.skip(f"{missing.name} is not installed")
+    with pytest.raises(SystemExit, match="0"):
+        script.main(*([script.PAPER] if name.startswith("claims/") else []), ["--help"])
+    printed = capsys.readouterr().out
+    assert script.__doc__
+    assert script.__doc__.splitlines()[0] in printed
+    assert name in ("tables", "run") or "--seeds" in printed or "--gpu" in printed
+
+
+def test_sides_take_turns(module: object) -> None:
+    timing = importlib.import_module("timing")
+    calls: list[str] = []
+
+    def side(name: str, seconds: float) -> None:
+        calls.append(name)
+        time.sleep(seconds)
+
+    sides = {"one": partial(side, "one", 0), "other": partial(side, "other", 0.01)}
+    seconds = timing.alternate(sides, 3, warm_up=2)
+    assert calls == ["one", "other"] * 5
+    assert [len(values) for values in seconds.values()] == [3, 3]
+    assert timing.medians(seconds)["other"] >= 0.01 > timing.medians(seconds)["one"]
+
+
+def test_gpu_is_refused_where_there_is_none(
+    module: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = importlib.import_module("common")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert common.parse_speed(common.speed_parser("speed", images=3), ["--images", "4"]).images == 4
+    with pytest.raises(SystemExit, match="2"):
+        common.parse_speed(common.speed_parser("speed"), ["--gpu"])
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_speed_result_has_ratios_and_their_targets(
+    module: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = importlib.import_module("common")
+    row = common.ratio("evaluation", "pycocotools", 6.5, 5.0, "min")
+    common.write_speed("thing", {"ratios": [row], "images": 3}, gpu=True)
+    written = json.loads((tmp_path / "results" / "speed_thing_gpu.json").read_text())
+    assert (written["ratios"], written["images"], written["seed"]) == ([row], 3, 0)
+    assert row == {"name": "evaluation", "against": "pycocotools", "value": 6.5, "target": 5.0, "bound": "min"}
+    assert "evaluation against pycocotools: 6.500 (at least 5)" in capsys.readouterr().out
