@@ -28,6 +28,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         self._check_input_dim(input)
+        output: Tensor
         output, mean, variance, count = _GlobalBatchNorm.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self._update_running(mean, variance, count)

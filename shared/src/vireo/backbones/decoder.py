@@ -88,4 +88,5 @@ class TokenDecoder(nn.Module):
         x = self.blocks(x + self.pos_embed)[:, prefix:]
         if ids is not None:
             x = gather_tokens(x, ids)
-        return self.head(self.norm(x))
+        predicted: Tensor = self.head(self.norm(x))
+        return predicted

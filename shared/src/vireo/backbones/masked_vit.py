@@ -152,7 +152,8 @@ class MaskedViT(VisionTransformer):
     @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.patch_embed.grid_size
+        rows, columns = self.patch_embed.grid_size
+        return rows, columns
 
     def _set_fixed_positions(self) -> None:
         """A fixed table is stored with the weights, as by MAE, but not trained."""
@@ -212,7 +213,8 @@ class MaskedViT(VisionTransformer):
         if self.cls_token is not None:
             first = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
             tokens = torch.cat((first.to(tokens.dtype), tokens), 1)
-        return self.pos_drop(tokens)
+        dropped: Tensor = self.pos_drop(tokens)
+        return dropped
 
     def forward_visible(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Encode the visible patches and normalise (with readout ``mean``, whose norm follows the mean, not yet).
@@ -226,7 +228,8 @@ class MaskedViT(VisionTransformer):
         """
         tokens = self.embed_visible(images, ids_keep)
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
-        return self.norm(tokens)
+        normed: Tensor = self.norm(tokens)
+        return normed
 
     def resized(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``state`` with its position table made to fit this network.

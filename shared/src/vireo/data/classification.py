@@ -168,9 +168,10 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     if height % new_height or width % new_width:
         from torchvision.transforms.v2 import functional as F
 
-        return F.resize_image(images, [new_height, new_width], antialias=True)
+        resized: Tensor = F.resize_image(images, [new_height, new_width], antialias=True)
+        return resized
     rows, columns = height // new_height, width // new_width
-    total = images.unflatten(-1, (new_width, columns)).sum(-1, dtype=torch.int32)
+    total: Tensor = images.unflatten(-1, (new_width, columns)).sum(-1, dtype=torch.int32)
     total = total.unflatten(-2, (new_height, rows)).sum(-2)
     area = rows * columns
     return total.add_(area // 2).div_(area, rounding_mode="floor").to(torch.uint8)

@@ -40,12 +40,13 @@ def _json_type(value: object) -> str:
 def _section(content: dict[str, Any], key: str, file: str, optional: bool = False) -> list[Any]:
     if optional and key not in content:
         return []
-    if not isinstance(content.get(key), list):
+    section = content.get(key)
+    if not isinstance(section, list):
         what = (
             f"has no list {key!r}" if key not in content else f"{key!r} is of type {_json_type(content[key])}, not list"
         )
         raise InputError(what, file, "Use a COCO detection file with images, annotations and categories")
-    return content[key]
+    return section
 
 
 def _lacks(entry: object, types: dict[str, type]) -> str | None:

@@ -73,7 +73,7 @@ class RandomResizedCrop:
         from torchvision.transforms.v2 import functional as F
 
         window = image[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        resized = F.resize_image(window, [self.size] * 2, self.interpolation, antialias=True)
+        resized: Tensor = F.resize_image(window, [self.size] * 2, self.interpolation, antialias=True)
         return resized.flip(-1) if crop.flip else resized
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:

@@ -118,14 +118,17 @@ def _decode_nvjpeg(encoded: list[bytes], device: torch.device) -> list[Tensor]:
     if not encoded or not hasattr(tvio, "decode_jpeg"):
         return []
     try:
-        return tvio.decode_jpeg([_as_tensor(data) for data in encoded], mode=tvio.ImageReadMode.RGB, device=device)
+        tensors = [_as_tensor(data) for data in encoded]
+        images: list[Tensor] = tvio.decode_jpeg(tensors, mode=tvio.ImageReadMode.RGB, device=device)
+        return images
     except RuntimeError:  # no nvJPEG in this build, or a file it cannot read: the CPU decoder names the culprit
         return []
 
 
 def _decode_torchvision(data: bytes, where: str) -> Tensor:
     try:
-        return tvio.decode_image(_as_tensor(data), mode=tvio.ImageReadMode.RGB)
+        image: Tensor = tvio.decode_image(_as_tensor(data), mode=tvio.ImageReadMode.RGB)
+        return image
     except RuntimeError as error:
         raise damaged(where, f"image cannot be decoded ({_reason(error)})") from error
 

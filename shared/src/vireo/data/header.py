@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vireo.errors import InputError
 
@@ -117,7 +118,7 @@ def _parse(data: bytes) -> ImageHeader:
     raise _Damaged("not a JPEG, PNG, WebP or BMP image")
 
 
-def _unpack(layout: str, data: bytes, offset: int) -> tuple[int, ...]:
+def _unpack(layout: str, data: bytes, offset: int) -> tuple[Any, ...]:
     if offset + struct.calcsize(layout) > len(data):
         raise _CutOff
     return struct.unpack_from(layout, data, offset)
@@ -210,7 +211,7 @@ def _exif_orientation(tiff: bytes) -> int:
         for entry in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, kind, _, value = _unpack(order + "HHIH", tiff, entry)
             if tag == 0x0112 and kind == 3:
-                return value if 1 <= value <= 8 else 1
+                return int(value) if 1 <= value <= 8 else 1
     except _CutOff:
         pass
     return 1

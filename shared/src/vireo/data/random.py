@@ -33,7 +33,8 @@ def _mix_array(x: np.ndarray) -> np.ndarray:
     """:func:`_mix` of a uint64 array."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(31))
+    return x
 
 
 def _signed(x: int) -> int:

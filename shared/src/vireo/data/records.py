@@ -103,7 +103,8 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray, min_side: float = 0.0) -> 
 
 def overhang(boxes: np.ndarray, clipped: np.ndarray) -> np.ndarray:
     """Per box, by how many pixels at most clipping moved a side; ``(n,)``."""
-    return np.abs(boxes - clipped).max(axis=1, initial=0.0)
+    moved: np.ndarray = np.abs(boxes - clipped).max(axis=1, initial=0.0)
+    return moved
 
 
 def note(what: str, examples: Sequence[str]) -> list[str]:
@@ -226,4 +227,6 @@ def _round(values: np.ndarray) -> np.ndarray:
 
 def _xywh(boxes: np.ndarray) -> list[list[float]]:
     corners = _round(boxes)
-    return np.concatenate([corners[:, :2], np.round(corners[:, 2:] - corners[:, :2], 9)], axis=1).tolist()
+    sized = np.concatenate([corners[:, :2], np.round(corners[:, 2:] - corners[:, :2], 9)], axis=1)
+    rows: list[list[float]] = sized.tolist()
+    return rows

@@ -41,7 +41,8 @@ class Shape:
         if self.kind != 0:
             return self.outline
         turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
-        return self.centre + np.stack([np.cos(turn), np.sin(turn)], axis=1) @ self.outline
+        corners: np.ndarray = self.centre + np.stack([np.cos(turn), np.sin(turn)], axis=1) @ self.outline
+        return corners
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Signed distance to the outline in pixels, negative inside; columns ``x (w,)``, rows ``y (h,)``: ``(h, w)``.
@@ -56,7 +57,8 @@ class Shape:
             level = u * u + v * v
             slope_x = u * inverse[0, 0] + v * inverse[0, 1]
             slope_y = u * inverse[1, 0] + v * inverse[1, 1]
-            return (level - 1) / (2 * np.sqrt(slope_x * slope_x + slope_y * slope_y) + 1e-6)
+            distance: np.ndarray = (level - 1) / (2 * np.sqrt(slope_x * slope_x + slope_y * slope_y) + 1e-6)
+            return distance
         corners = (self.outline - self.centre).astype(np.float32)
         sides = np.roll(corners, -1, axis=0) - corners
         if _cross(corners[0], corners[1]) > 0:
@@ -100,19 +102,23 @@ def _draw_form(rng: np.random.Generator, kind: int, size: float) -> np.ndarray:
     ratio, angle = rng.uniform(0.5, 1.0), rng.uniform(0, 2 * np.pi)
     lean = rng.uniform(-0.6, 0.6)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    form: np.ndarray
     if kind == 0:
         form = np.array([[1.0, 0.0], [0.0, ratio]]) @ turn
-        return form * (size / (2 * np.sqrt((form**2).sum(axis=0)).max()))
+        form = form * (size / (2 * np.sqrt((form**2).sum(axis=0)).max()))
+        return form
     if kind == 1:
         form = np.array([[-1, -ratio], [1, -ratio], [1, ratio], [-1, ratio]]) @ turn
     else:
         form = np.array([[-1, ratio], [1, ratio], [lean, -ratio]])
         form = (form - form.mean(axis=0)) @ turn
-    return form * (size / (form.max(axis=0) - form.min(axis=0)).max())
+    form = form * (size / (form.max(axis=0) - form.min(axis=0)).max())
+    return form
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    product: np.ndarray = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    return product
 
 
 def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
@@ -176,7 +182,8 @@ def _texture(rng: np.random.Generator, size: tuple[int, int], base: np.ndarray, 
     for cells, share in ((7, 0.6), (2, 1.0)):
         coarse = rng.uniform(-share * strength, share * strength, (cells, cells, 3)).astype(np.float32)
         grid += cv2.resize(coarse, (fine, fine), interpolation=cv2.INTER_CUBIC)
-    return cv2.resize(grid + base, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    texture: np.ndarray = cv2.resize(grid + base, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    return texture
 
 
 def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -204,11 +211,13 @@ def _contrasting(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
     """The first of 16 random colours at least 100 levels from ``base`` (Euclidean), or the farthest."""
     colours = rng.uniform(15, 240, (16, 3)).astype(np.float32)
     distance = np.linalg.norm(colours - base, axis=1)
-    return colours[int(np.argmax(distance >= 100)) if distance.max() >= 100 else int(distance.argmax())]
+    chosen: np.ndarray = colours[np.argmax(distance >= 100) if distance.max() >= 100 else distance.argmax()]
+    return chosen
 
 
 def _grain(rng: np.random.Generator, height: int, width: int, sigma: float) -> np.ndarray:
     """Sensor noise: the sum of two uniform bytes is near enough to a normal value, and much faster to draw."""
     bits = np.frombuffer(rng.bytes(height * width * 3 * 2), np.uint8).reshape(2, height, width, 3)
     scale = sigma / 104.5  # the standard deviation of the sum
-    return cv2.addWeighted(bits[0], scale, bits[1], scale, -255 * scale, dtype=cv2.CV_32F)
+    grain: np.ndarray = cv2.addWeighted(bits[0], scale, bits[1], scale, -255 * scale, dtype=cv2.CV_32F)
+    return grain

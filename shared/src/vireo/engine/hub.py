@@ -71,7 +71,8 @@ class Pretrained(PyTorchModelHubMixin):
         else:
             file = hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **download)
         load_weights(model, file, strict)
-        return model.to(map_location).eval()
+        loaded: Self = model.to(map_location).eval()
+        return loaded
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_weights(self.state_dict(), save_directory / SAFETENSORS_SINGLE_FILE)  # type: ignore[attr-defined]

@@ -66,7 +66,7 @@ def _before(line: str, step: int) -> bool:
     except json.JSONDecodeError:
         return False
     last = step if entry.get("kind") == "train" else step - 1
-    return entry.get("kind") == "event" or entry.get("step", 0) <= last
+    return entry.get("kind") == "event" or bool(entry.get("step", 0) <= last)
 
 
 class WandbLog:

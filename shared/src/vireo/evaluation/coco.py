@@ -141,7 +141,8 @@ def _run_lengths(prediction: Mapping[str, Any]) -> list[dict[str, Any]]:
     if number == 0 or isinstance(masks[0], dict):
         return list(masks)
     column_major = np.asfortranarray(np.asarray(masks, dtype=np.uint8).transpose(1, 2, 0))
-    return mask_utils.encode(column_major)
+    encoded: list[dict[str, Any]] = mask_utils.encode(column_major)
+    return encoded
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:

@@ -191,7 +191,7 @@ def objective(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2: float
 
 
 def _blocks(x: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    return x.split(max(1, _LOGITS_A_BLOCK // len(bias)))
+    return torch.split(x, max(1, _LOGITS_A_BLOCK // len(bias)))
 
 
 def _errors(x: Tensor, labels: Tensor, solution: Solution, ks: Sequence[int]) -> list[float]:

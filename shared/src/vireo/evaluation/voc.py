@@ -127,7 +127,8 @@ def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     side = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(min=0)
     intersection = side[:, 0] * side[:, 1]
     area_a, area_b = (a[:, 2:] - a[:, :2]).prod(axis=1), (b[:, 2:] - b[:, :2]).prod(axis=1)
-    return intersection / np.maximum(area_a + area_b - intersection, 1e-6)
+    iou: np.ndarray = intersection / np.maximum(area_a + area_b - intersection, 1e-6)
+    return iou
 
 
 def _xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
