@@ -6,6 +6,7 @@ VENV ?= .venv
 PAPER ?= all
 gpu ?=
 args ?=
+NAME ?=
 
 ALL := $(notdir $(patsubst %/pyproject.toml,%,$(wildcard packages/*/pyproject.toml)))
 PAPERS := $(filter-out shared,$(if $(filter all,$(PAPER)),$(ALL),$(PAPER)))
@@ -19,10 +20,10 @@ $(error PAPER=$(PAPER) is not a paper of this repository. Choose from: $(ALL), s
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench reproduce docs
+.PHONY: help setup demo test lint bench reproduce docs new-paper
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 	@echo "  PAPER=<name>, one of: $(ALL) (or shared); PYTHON=<interpreter> for the environment in $(VENV)"
 
 setup: $(VENV)/.shared $(PAPERS:%=$(VENV)/.%) ## environment with the chosen packages, their test tools and the linters
@@ -36,7 +37,7 @@ test: setup ## tests of the shared library and all papers, or of PAPER alone
 lint: setup ## ruff, mypy, workflow schema
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy shared packages benchmarks docs
+	$(RUN) -m mypy shared packages benchmarks docs tools
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: setup ## speed against the named alternatives, as ratios measured in one run (gpu=1 adds the GPU parts)
@@ -51,6 +52,9 @@ docs: setup ## result tables in the READMEs, API pages in outputs/docs
 	$(RUN) benchmarks/tables.py
 	$(PIP) pdoc
 	$(RUN) docs/api.py outputs/docs vireo $(PAPERS)
+
+new-paper: $(VENV)/.shared ## packages/NAME, a small paper that already passes lint and tests; NAME=<name>
+	$(RUN) tools/new_paper.py "$(NAME)"
 
 # Every stamp stands for one installed distribution, so that only what changed is installed again. torch and torchvision
 # come together from one index: a torchvision beside another build of torch lacks its operators.

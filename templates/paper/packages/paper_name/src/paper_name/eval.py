@@ -1,0 +1,62 @@
+"""``paper-name-eval``: error of a trained network on the evaluation data of its run.
+
+paper-name-eval run=outputs/paper_name
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from omegaconf import DictConfig
+    from torch import nn
+
+
+def evaluate(network: nn.Module, batches: Iterable[Any], num_classes: int) -> dict[str, float]:
+    """``top1_error`` in percent over all processes (each must call this); leaves the network in evaluation mode."""
+    import torch
+
+    from vireo.evaluation import TopK
+
+    network.eval()
+    errors = TopK(num_classes, (1,))
+    with torch.no_grad():
+        for images, targets in batches:
+            errors.update(network(images), targets["label"])
+    return {"top1_error": errors.compute()["top1_error"]}
+
+
+@entry_point("paper_name.conf", "eval")
+def main(config: DictConfig) -> None:
+    """Print the metrics of a run and write them into its folder."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    from vireo.engine import load_weights
+    from vireo.engine.logs import write_json
+    from vireo.errors import InputError
+
+    from .build import build_network
+    from .data import build_dataset, build_loader
+
+    folder = Path(config.run)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError("holds no model.safetensors", str(folder), "give the folder of a finished run with run=...")
+    trained = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text()))
+    dataset = build_dataset(trained.data, train=False)
+    num_classes = len(dataset.classes)
+    network = build_network(trained.model, num_classes).to(config.device)
+    load_weights(network, weights)
+    metrics = evaluate(network, build_loader(dataset, trained.data, train=False, device=config.device), num_classes)
+    print(f"{folder}: {len(dataset)} images, top-1 error {metrics['top1_error']:.2f} %")
+    write_json(folder / "eval.json", {"run": str(folder), "metrics": metrics})
+
+
+if __name__ == "__main__":
+    main()
