@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from bm_command_line import DATA, FINETUNE, PRETRAIN, differing, finetune, logged, losses, pretrain, read, write_folders
 
+from vireo.testing.runs import last_checkpoint
 from vireo.testing.series import Task, series, torchrun
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
@@ -33,10 +33,6 @@ ENTRIES = {"pretrain": PRETRAIN, "finetune": FINETUNE}
 def arguments(entry: str, folder: Path, *more: str) -> list[str]:
     """A run of four epochs of four steps."""
     return [*DATA, *ENTRIES[entry], "epochs=4", "eval_every=2", f"output_dir={folder}", *more]
-
-
-def last_checkpoint(folder: Path) -> dict[str, Any]:
-    return torch.load(sorted((folder / "checkpoints").glob("step_*.pt"))[-1], weights_only=True)
 
 
 def require_same(whole: Path, other: Path) -> None:

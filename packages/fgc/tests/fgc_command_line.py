@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from safetensors.torch import load_file
 
-from vireo.testing import Outcome, call_script
+from vireo.testing import Outcome, call_script, runs
+from vireo.testing.runs import copy_of, differing, last_checkpoint, logged, losses, read  # noqa: F401  for tests
 
 SIZE = 16  # of generated pictures, their smallest
 EPOCHS, SHAPING = 3, 1  # one epoch of batch shaping, then one of warm-up and one with neighbours
@@ -52,44 +48,7 @@ def train(folder: Path, *arguments: object, data: list[str] = GENERATED) -> Outc
     return outcome
 
 
-def read(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text())
-
-
-def logged(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
-    """The lines of a run's log of one kind."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    """The losses of each step."""
-    return [line["losses"] for line in logged(folder)]
-
-
-def differing(one: Path, other: Path) -> list[str]:
-    """Tensors in which the final weights of two runs are not bit-identical."""
-    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert a.keys() == b.keys()
-    return [key for key in a if not torch.equal(a[key], b[key])]
-
-
-def write_folders(
-    root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("ant", "bee", "cat"), vary: bool = False
-) -> Path:
-    """JPEG files at ``root/<split>/<class>/``, so many of each class; of different sizes where they ``vary``."""
-    generator = np.random.default_rng(0)
-    for split, count in splits.items():
-        for label, name in enumerate(classes):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                height, width = generator.integers(24, 60, 2) if vary else (SIZE, SIZE)
-                pixels = generator.integers(0, 100, (height, width, 3), dtype=np.uint8)
-                pixels[..., label % 3] += 120
-                Image.fromarray(pixels).save(folder / f"{number:03d}.jpg", quality=90)
-    return root
+write_folders = partial(runs.write_folders, size=SIZE)
 
 
 def write_cifar(root: Path, per_batch: int = 8) -> Path:
@@ -102,8 +61,3 @@ def write_cifar(root: Path, per_batch: int = 8) -> Path:
         records[:, 0] = (np.arange(per_batch) + number) % 10
         (folder / f"{name}.bin").write_bytes(records.tobytes())
     return root
-
-
-def copy_of(folder: Path, target: Path) -> Path:
-    """A copy to be damaged."""
-    return Path(shutil.copytree(folder, target))

@@ -6,61 +6,31 @@ coupling, the controller and the noise of the gates.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from fgc_command_line import GENERATED, differing, logged, losses, read, train, write_folders
+from fgc_command_line import GENERATED, differing, last_checkpoint, logged, losses, read, train, write_folders
+
+from vireo.testing.series import Task, series, torchrun
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
-SCRIPT = Path(__file__).parent / "scripts" / "fgc_train_series.py"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-
-class Task(NamedTuple):
-    """A command line, and the step after which the process gets a signal."""
-
-    arguments: list[str]
-    step: int | None = None
-    signal: int = signal.SIGKILL
-
-
-def series(*tasks: Task) -> tuple[list[int], str]:
-    """Train as often as there are tasks; exit statuses, and what was said."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        input=json.dumps([task._asdict() for task in tasks]),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-
-def torchrun(*command: str) -> None:
-    """Two processes of a module with its arguments."""
-    done = subprocess.run([*TORCHRUN, "-m", *command], capture_output=True, text=True, env=ENVIRONMENT, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
+PRELOAD = [
+    "vireo.engine.run",
+    *(
+        f"fgc.{module}"
+        for module in ("build", "data", "eval", "load", "macs", "meters", "neighborhoods", "report", "train")
+    ),
+]
+WITHOUT = ["fgc.report.write_run_report"]
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
     return [*GENERATED, "eval_every=9", "gallery_images=0", f"output_dir={folder}", *more]
-
-
-def last_checkpoint(folder: Path) -> dict[str, Any]:
-    return torch.load(sorted((folder / "checkpoints").glob("step_*.pt"))[-1], weights_only=True)
 
 
 def differing_entries(one: Path, other: Path) -> list[str]:
@@ -96,12 +66,14 @@ def test_killed_twice_or_stopped_in_the_coupling(tmp_path: Path) -> None:
     first, second = sorted(random.Random(4).sample([5, 7, 9, 11, 13, 15], 2))  # not right behind a checkpoint
     to_be_stopped = arguments(stopped, *more, "run.checkpoint_every=0")
     statuses, output = series(
-        Task(arguments(whole, *more)),
-        Task(arguments(killed, *more), first),
-        Task(arguments(killed, *more), second),
-        Task(arguments(killed, *more)),
-        Task(to_be_stopped, 6, signal.SIGTERM),
-        Task(to_be_stopped),
+        Task("fgc.train", arguments(whole, *more)),
+        Task("fgc.train", arguments(killed, *more), first),
+        Task("fgc.train", arguments(killed, *more), second),
+        Task("fgc.train", arguments(killed, *more)),
+        Task("fgc.train", to_be_stopped, 6, signal.SIGTERM),
+        Task("fgc.train", to_be_stopped),
+        preload=PRELOAD,
+        without=WITHOUT,
     )
     assert statuses == [0, -signal.SIGKILL, -signal.SIGKILL, 0, 0, 0], output
     resumed = [int(step) for step in re.findall(r"resumed at epoch \d, step (\d+)\n", output)]

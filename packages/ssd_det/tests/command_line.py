@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from vireo.data import GeneratedShapes
 from vireo.testing import Outcome, call_script
+from vireo.testing.runs import copy_of, differing, losses, read, weights  # noqa: F401  for tests
 
 SIZE = 64
 MODEL = [
@@ -58,8 +58,3 @@ def export_shapes(folder: Path, train: int = 8, val: int = 4) -> Path:
         shapes = GeneratedShapes(length, (SIZE, SIZE), seed, object_size=(14, 30), num_objects=(1, 3))
         shapes.export(folder, split)
     return folder
-
-
-def copy_of(folder: Path, target: Path) -> Path:
-    """A copy to be damaged."""
-    return Path(shutil.copytree(folder, target))
