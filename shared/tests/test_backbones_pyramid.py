@@ -13,6 +13,8 @@ from vireo.backbones import FPN, FixedStatsBatchNorm2d, load_registrations, pyra
 from vireo.errors import InputError
 
 NARROW: dict[str, Any] = {"channels": (8, 16, 24, 32)}
+VIT = "vit_tiny_patch16_224"
+SMALL_VIT: dict[str, Any] = {"embed_dim": 48, "depth": 2, "num_heads": 3, "out_channels": 16}
 
 
 def test_maps_have_the_requested_strides_and_channels() -> None:
@@ -84,6 +86,36 @@ def test_unknown_names_and_strides() -> None:
         pyramid_backbone("resnet18", norm="layer")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="strides"):
         pyramid_backbone("resnet18", strides=(3,))
+
+
+def test_a_plain_transformer_gets_a_feature_pyramid() -> None:
+    backbone: Any = pyramid_backbone(VIT, **SMALL_VIT)
+    maps = backbone(torch.randn(1, 3, 64, 96))
+    assert (backbone.feature_info.channels(), backbone.feature_info.reduction()) == ([16] * 4, [4, 8, 16, 32])
+    assert [tuple(m.shape) for m in maps] == [(1, 16, 64 // s, 96 // s) for s in (4, 8, 16, 32)]
+    sum(m.square().sum() for m in maps).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (VIT, {"patch_size": 8, "img_size": 64}, r"strides \[2, 4, 8, 16\], not \[4, 8, 16, 32\].*patch_size"),
+        (VIT, {"strides": (8, 32)}, r"strides \[4, 8, 16, 32\], not \[8, 32\]"),
+        (VIT, {"frozen_stages": 1}, r"model\.frozen_stages: .* 0 stages that can be frozen, not 1\. set it to 0"),
+        (VIT, {"channels": (8, 16)}, r"unexpected keyword argument 'channels'.*options that it has"),
+        ("test_vit_relpos", {}, "no plain transformer for images of any size"),
+        (VIT, {"weights": "nowhere.pth"}, r"nowhere\.pth: no such file"),
+    ],
+)
+def test_what_a_plain_transformer_does_not_have(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pyramid_backbone(name, **({**SMALL_VIT, **options} if name == VIT else options))
+
+
+def test_no_more_stages_are_frozen_than_there_are() -> None:
+    with pytest.raises(InputError, match=r"resnet18 has 4 stages that can be frozen, not 9"):
+        pyramid_backbone("resnet18", frozen_stages=9, **NARROW)
 
 
 def test_registrations_can_be_loaded_repeatedly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vireo.backbones.vit import SimpleFeaturePyramid, ViTFeatures
+from vireo.errors import InputError
 
 NAME = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -99,6 +101,17 @@ def test_mae_checkpoint_loads() -> None:
     assert set(own) == {k for k in state if not k.startswith(("decoder", "mask"))}
     assert all(torch.equal(own[key], state[key]) for key in own)
     assert len(model(torch.zeros(1, 3, 64, 64))) == 4
+
+
+def test_starts_from_a_file(tmp_path: Path) -> None:
+    """Nothing of a file for another network is taken silently, as timm would."""
+    path, state = tmp_path / "mae.pth", mae_state()
+    torch.save({"model": state}, path)
+    own = make(weights=str(path)).body.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in own)
+    torch.save({f"encoder.{key}": value for key, value in state.items()}, path)
+    with pytest.raises(InputError, match=r"mae\.pth: the checkpoint does not fit.*missing: cls_token"):
+        make(weights=str(path))
 
 
 def test_position_embedding_is_resized() -> None:

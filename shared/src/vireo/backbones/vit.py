@@ -12,9 +12,11 @@ from typing import Any
 import timm
 import torch
 from timm.layers import LayerNorm2d, resample_abs_pos_embed
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from vireo.backbones.pyramid import load_registrations
+from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
 from vireo.errors import InputError
 
 # What a pre-training or fine-tuning checkpoint holds beside the encoder.
@@ -76,29 +78,48 @@ class ViTFeatures(nn.Module):
             ``beyond_masking_vit_base``.
         out_channels: channels of every map.
         pretrained: load timm's weights for this name.
+        weights: file of a pre-training or fine-tuning, in place of those: for a ViT of timm in timm's or MAE's layout,
+            for one of a Vireo package in any that the package reads.
         **kwargs: for ``timm.create_model``, e.g. ``drop_path_rate``, ``embed_dim``, ``depth``, ``img_size``.
 
     Attributes:
         body: the timm model.
         strides, channels: of the maps, finest first.
+        feature_info: the same as timm's feature extractors give it.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or weights that cannot be read or do not fit.
+        TypeError: a model that does not take images of any size, or has no such options.
     """
 
-    def __init__(self, name: str, *, out_channels: int = 256, pretrained: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, name: str, *, out_channels: int = 256, pretrained: bool = False, weights: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__()
         load_registrations()
         if not timm.is_model(name):
             raise InputError(f"unknown transformer {name!r}", "ViTFeatures", "use the name of a timm ViT")
+        # timm drops what does not fit its own ViTs without a word; the packages' are as strict as load_body
+        by_timm = timm.model_entrypoint(name).__module__.startswith("timm.")
+        if weights is not None:
+            pretrained = not by_timm
+            if not by_timm:
+                kwargs["pretrained_cfg_overlay"] = {"file": weights}
         body: Any = timm.create_model(
             name, pretrained=pretrained, num_classes=0, global_pool="", dynamic_img_size=True, **kwargs
         )
-        patch = body.patch_embed.patch_size[0]
+        patch = body.feature_info[-1]["reduction"]
         self.body = body
         self.pyramid = SimpleFeaturePyramid(body.embed_dim, out_channels)
         self.strides = (patch // 4, patch // 2, patch, 2 * patch)
         self.channels = (out_channels,) * 4
+        maps = [
+            {"num_chs": out_channels, "reduction": stride, "module": f"pyramid.branches.{i}"}
+            for i, stride in enumerate(self.strides)
+        ]
+        self.feature_info = FeatureInfo(maps, out_indices=(0, 1, 2, 3))
+        if weights is not None and by_timm:
+            fit_state_dict(body, self._encoder_state(state_dict_in(read(weights), weights)), weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images ``(B, 3, H, W)`` to four maps ``(B, C, H / s, W / s)``, finest first.
@@ -113,7 +134,9 @@ class ViTFeatures(nn.Module):
         tokens = body.forward_features(images)[:, body.num_prefix_tokens :]
         patch = self.strides[2]
         # Tokens are in row-major order: (B, N, D) -> (B, D, H / p, W / p).
-        return self.pyramid(tokens.transpose(1, 2).unflatten(2, (height // patch, width // patch)).contiguous())
+        grid = tokens.transpose(1, 2).unflatten(2, (height // patch, width // patch)).contiguous()
+        maps: list[Tensor] = self.pyramid(grid)
+        return maps
 
     def load_body(self, state: Mapping[str, Tensor]) -> None:
         """Load the transformer from a state dict in timm's or MAE's layout.
@@ -124,10 +147,14 @@ class ViTFeatures(nn.Module):
         Raises:
             RuntimeError: missing, unexpected or misshaped keys, all listed.
         """
-        state = {key: value for key, value in state.items() if not key.startswith(_NOT_ENCODER)}
-        if "pos_embed" in state:
-            state["pos_embed"] = self._resized(state["pos_embed"])
-        self.body.load_state_dict(state, strict=True)
+        self.body.load_state_dict(self._encoder_state(state), strict=True)
+
+    def _encoder_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of the encoder, position embeddings resized."""
+        encoder = {key: value for key, value in state.items() if not key.startswith(_NOT_ENCODER)}
+        if "pos_embed" in encoder:
+            encoder["pos_embed"] = self._resized(encoder["pos_embed"])
+        return encoder
 
     @torch.no_grad()
     def _resized(self, embedding: Tensor) -> Tensor:
@@ -137,4 +164,6 @@ class ViTFeatures(nn.Module):
         prefix = own.shape[1] - body.patch_embed.num_patches
         if embedding.ndim != 3 or embedding.shape[1] == own.shape[1] or embedding.shape[2] != own.shape[2]:
             return embedding  # fits, or is for load_state_dict to refuse
-        return resample_abs_pos_embed(embedding, new_size=list(body.patch_embed.grid_size), num_prefix_tokens=prefix)
+        size = list(body.patch_embed.grid_size)
+        resized: Tensor = resample_abs_pos_embed(embedding, new_size=size, num_prefix_tokens=prefix)
+        return resized
