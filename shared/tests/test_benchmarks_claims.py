@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,11 +21,6 @@ from vireo.engine.overrides import check_overrides
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PAPERS = sorted(path.stem for path in BENCHMARKS.glob("claims/*.py"))
 SPEED = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
-DATA = {
-    "beyond_masking": ("generated", "cifar10", "cifar10_gpu"),
-    "fgc": ("generated", "cifar10", "cifar10_gpu"),
-    "ssd_det": ("shapes", "bccd", "bccd_r50"),
-}
 
 pytestmark = pytest.mark.skipif(not PAPERS, reason="the shared library is tested outside its repository")
 
@@ -124,18 +119,18 @@ def folders(tmp_path: Path, data: str) -> list[str]:
     return sorted(path.parent.name for path in (tmp_path / "runs" / data).glob("*/console.txt"))
 
 
-def test_every_paper_is_listed() -> None:
-    assert sorted(DATA) == PAPERS
-
-
-@pytest.mark.parametrize(("paper", "data"), [(paper, data) for paper in DATA for data in DATA[paper]])
+@pytest.mark.parametrize("paper", PAPERS)
 def test_settings_of_every_arm_are_those_of_the_package(
-    paper: str, data: str, run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes
+    paper: str,
+    module: Callable[[str], ModuleType],
+    run: Callable[..., tuple[int, dict[str, Any]]],
+    processes: Processes,
 ) -> None:
     pytest.importorskip(paper, reason="the package is not installed")
-    status, result = run(paper, data, "--all", "--seeds", "3", "--override=epochs=1")
-    assert status == 0
-    assert len(result["arms"]) >= 4
+    for data in module(f"claims/{paper}.py").PAPER.claims:
+        status, result = run(paper, data, "--all", "--seeds", "3", "--override=epochs=1")
+        assert status == 0
+        assert len(result["arms"]) >= 2
     for entry, settings in processes.commands:
         package, _, name = entry.partition(".")
         assert package == paper
@@ -353,6 +348,24 @@ def test_sides_take_turns(module: object) -> None:
     assert calls == ["one", "other"] * 5
     assert [len(values) for values in seconds.values()] == [3, 3]
     assert timing.medians(seconds)["other"] >= 0.01 > timing.medians(seconds)["one"]
+
+
+def test_wait_is_a_share_of_the_step_over_several_epochs(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
+    seen: list[tuple[int, int]] = []
+
+    def batches(epoch: int) -> Iterator[tuple[int, int]]:
+        for number in range(2):
+            time.sleep(0.01)
+            yield epoch, number
+
+    def step(epoch: int, number: int) -> None:
+        seen.append((epoch, number))
+        time.sleep(0.05)
+
+    share = importlib.import_module("timing").wait_share(SimpleNamespace(batches=batches), step, steps=4, warm_up=1)
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    assert 0.02 < share < 0.5
 
 
 def test_gpu_is_refused_where_there_is_none(
