@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -89,6 +90,16 @@ def test_folder_of_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().err
     assert "epoch 3/3 step 18 loss" in shown
     assert "img/s" in shown
+
+
+def test_a_run_of_a_configuration(tmp_path: Path) -> None:
+    common = {"output_dir": str(tmp_path), "seed": 3, "epochs": 2, "resume": "never"}
+    rest = {"wandb": {"mode": "disabled"}, "run": {"accelerator": "cpu", "accumulate": "${twice}"}, "twice": 2}
+    run = Run.of(OmegaConf.create({**common, **rest}), monitor="loss", mode="min", grad_clip=1.0)
+    assert (run.output_dir, run.seed, run.total_epochs, run.resume) == (tmp_path, 3, 2, "never")
+    assert (run.monitor, run.mode, run.grad_clip, run.accumulate) == ("loss", "min", 1.0, 2)
+    assert run.config == {**common, **rest, "run": {"accelerator": "cpu", "accumulate": 2}}
+    assert run.place == {"device": torch.device("cpu"), "rank": 0, "world_size": 1, "seed": 3}
 
 
 class WithBank(nn.Module):

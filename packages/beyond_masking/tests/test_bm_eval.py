@@ -210,14 +210,17 @@ RUN_FAULTS: dict[str, tuple[Damage, list[str]]] = {
         rewrite("config.yaml", lambda text: text + "x: !!python/object/apply:os.getcwd []\n"),
         ["config.yaml: cannot be read"],
     ),
-    "config of something else": (rewrite("config.yaml", lambda _: "a: 1"), ["is no configuration of this paper"]),
+    "config of something else": (
+        rewrite("config.yaml", lambda _: "a: 1"),
+        ["is no configuration of beyond-masking-pretrain or beyond-masking-finetune: it has no model, data"],
+    ),
     "no classes": (lambda f: (f / "classes.json").unlink(), ["classes.json: cannot be read", "restore the file"]),
     "classes cut off": (rewrite("classes.json", lambda text: text[:20]), ["classes.json: cannot be read"]),
-    "classes are numbers": (rewrite("classes.json", lambda _: "[1, 2]"), ["is no list of class names"]),
+    "classes are numbers": (rewrite("classes.json", lambda _: "[1, 2]"), ["is no list of classes (1 is no name)"]),
     "fewer classes": (rewrite("classes.json", lambda text: json.dumps(json.loads(text)[:5])), ["2 misshaped: head"]),
     "renamed class": (
         rewrite("classes.json", lambda text: text.replace("striped disc", "ball")),
-        ["its classes are not the network's (0: 'striped disc' instead of 'ball')"],
+        ["its classes are not the model's (not among the model's: striped disc; absent: ball)"],
     ),
     "not finished": (
         lambda f: (f / "model.safetensors").unlink(),

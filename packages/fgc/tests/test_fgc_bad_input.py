@@ -171,14 +171,17 @@ RUN_FAULTS: dict[str, tuple[Damage, list[str]]] = {
         rewrite("config.yaml", lambda text: text + "x: !!python/object/apply:os.getcwd []\n"),
         ["config.yaml: cannot be read"],
     ),
-    "config of something else": (rewrite("config.yaml", lambda _: "a: 1"), ["is no configuration of fgc-train"]),
+    "config of something else": (
+        rewrite("config.yaml", lambda _: "a: 1"),
+        ["is no configuration of fgc-train: it has no model, data, image_size"],
+    ),
     "no classes": (lambda f: (f / "classes.json").unlink(), ["classes.json: cannot be read", "restore the file"]),
     "classes cut off": (rewrite("classes.json", lambda text: text[:20]), ["classes.json: cannot be read"]),
-    "classes are numbers": (rewrite("classes.json", lambda _: "[1, 2]"), ["is no list of class names"]),
+    "classes are numbers": (rewrite("classes.json", lambda _: "[1, 2]"), ["is no list of classes (1 is no name)"]),
     "fewer classes": (rewrite("classes.json", lambda text: json.dumps(json.loads(text)[:5])), ["2 misshaped: linear"]),
     "renamed class": (
         rewrite("classes.json", lambda text: text.replace("striped disc", "ball")),
-        ["its classes are not the network's (0: 'striped disc' instead of 'ball')"],
+        ["its classes are not the model's (not among the model's: striped disc; absent: ball)"],
     ),
     "cut-off weights": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:900]),

@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 
 from fgc import conf
 from fgc.blocks import gated_blocks
-from fgc.build import build_network, build_objective, build_optimizer, plain
+from fgc.build import build_network, build_objective, build_optimizer
 from fgc.gate import gates_of
 from fgc.schedules import Recipe
-from vireo.engine import build_schedule
+from vireo.engine import build_schedule, plain
 
 FOLDER = Path(conf.__path__[0]) / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -182,7 +182,7 @@ def test_eval_on_other_data(shapes: Path, run: Path, tmp_path: Path) -> None:
     assert "nearest key is 'data.root'" in call("eval", f"run={run}", "data.rot=x").mistake()
     for xml in (folder / "Annotations").iterdir():
         xml.write_text(xml.read_text().replace("ellipse", "circle"))
-    assert "differ from the model's (not among the model's: circle; absent: ellipse)" in (
+    assert "its classes are not the model's (not among the model's: circle; absent: ellipse)" in (
         call("eval", *arguments, "data.on_error=skip").mistake()
     )
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from vireo.backbones import MaskedViT
-from vireo.engine import layer_decay_groups, weight_decay_groups
+from vireo.engine import layer_decay_groups, plain, weight_decay_groups
+from vireo.engine.finished import initial_weights
 from vireo.errors import InputError
 
 from .model import TokenPretrainModel
@@ -62,29 +61,14 @@ def build_encoder(model: Any, *, readout: str = "none", num_classes: int = 0) ->
     return encoder
 
 
-def weights_of(path: str, remedy: str) -> Path:
-    """The file of weights of a run (its folder) or the file itself.
-
-    Raises:
-        InputError: a folder without final weights.
-    """
-    file = Path(path)
-    if not file.is_dir():
-        return file
-    if not (file / "model.safetensors").is_file():
-        raise InputError("holds no model.safetensors: no run, or one that is not finished", path, remedy)
-    return file / "model.safetensors"
-
-
 def load_start(model: TokenPretrainModel, path: str) -> None:
     """Continue from the weights of another pre-training: a run's folder, or a checkpoint, ours or the authors'."""
-    load_pretraining(model, weights_of(path, "finish that run, or give the file of a checkpoint with init=..."))
+    load_pretraining(model, initial_weights(path))
 
 
 def load_encoder(encoder: MaskedViT, path: str, patch_embed: str = "strict") -> None:
     """Start a classifier from a pre-training: a run's folder, or a checkpoint, ours, the authors' or MAE's."""
-    file = weights_of(path, "finish that run, or give the file of a checkpoint with init=...")
-    load_pretrained_encoder(encoder, file, patch_embed)  # type: ignore[arg-type]
+    load_pretrained_encoder(encoder, initial_weights(path), patch_embed)  # type: ignore[arg-type]
 
 
 def build_adamw(model: nn.Module, optim: Any, batch_size: int, *, layer_decay: float | None = None) -> Optimizer:
@@ -117,13 +101,6 @@ def _scaled_rate(optim: Any, batch_size: int) -> float:
     if not optim.lr > 0:
         raise InputError(f"a rate of {optim.lr} trains nothing", "optim.lr", "use a positive one, e.g. 1e-3")
     return optim.lr * batch_size / 256
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration node as a plain dict."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -23,26 +23,15 @@ def main(config: DictConfig) -> None:
     """One training run in ``output_dir``; started again, it goes on where it stopped."""
     from torch.optim import AdamW
 
-    from vireo.engine import Run, build_schedule
+    from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
 
-    from .build import plain
-    from .data import skipped_lines
     from .detection import detector_groups, mask_rcnn, training_targets
 
-    run = Run(
-        config.output_dir,
-        seed=config.seed,
-        config=plain(config),
-        epochs=config.epochs,
-        monitor="mask_AP",
-        resume=config.resume,
-        wandb=plain(config.wandb),
-        **plain(config.run),
-    )
+    run = Run.of(config, monitor="mask_AP")
     run.launch()
     sets = build_sets(config.data)
-    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
-    loader, val_loader = (build_loader(part, config.data, part is sets[0], **here) for part in sets)
+    say_skipped(run, *sets)
+    loader, val_loader = (build_loader(part, config.data, part is sets[0], **run.place) for part in sets)
     options = plain(config.model)
     options["short_side"] = tuple(options["short_side"])
     detector = mask_rcnn(num_classes=len(sets[0].classes), init=config.init, patch_embed=config.patch_embed, **options)
@@ -65,9 +54,7 @@ def main(config: DictConfig) -> None:
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             run.record(evaluate(run.evaluated_model, val_loader, sets[1]))
 
-    skipped = skipped_lines(*sets, loader, val_loader)
-    if run.is_main and skipped:
-        (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
+    write_skipped(run, *sets, loader, val_loader)
     run.finish()
 
 

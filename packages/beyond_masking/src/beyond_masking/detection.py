@@ -26,9 +26,10 @@ from vireo.backbones.vit import ViTFeatures
 from vireo.data import DetectionDataset
 from vireo.engine import layer_decay_groups, weight_decay_groups
 from vireo.engine.checkpoint import read, state_dict_in
+from vireo.engine.finished import initial_weights
 from vireo.errors import InputError
 
-from .build import load_encoder, weights_of
+from .build import load_encoder
 from .official import encoder_state
 
 MASK_THRESHOLD = 0.5
@@ -115,7 +116,7 @@ def load_body(features: ViTFeatures, path: str, patch_embed: str = "strict") -> 
     if isinstance(features.body, MaskedViT):
         load_encoder(features.body, path, patch_embed)
         return
-    file = weights_of(path, "finish that run, or give the file of a checkpoint with init=...")
+    file = initial_weights(path)
     try:
         features.load_body(encoder_state(state_dict_in(read(file), path)))
     except RuntimeError as error:

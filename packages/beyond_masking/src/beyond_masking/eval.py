@@ -69,20 +69,21 @@ def chosen_protocol(protocol: str, kind: str) -> str:
 @entry_point("beyond_masking.conf", "eval")
 def main(config: DictConfig) -> None:
     """Print the metrics of a run on its evaluation data or on other data; write a JSON."""
-    import sys
 
     from rich.console import Console
     from rich.table import Table
 
-    from vireo.engine.devices import build_fabric
+    from vireo.engine import print_skipped, skipped_lines
+    from vireo.engine.devices import evaluation_fabric
+    from vireo.engine.finished import changed_data, require_classes
     from vireo.engine.folder import require_writable
     from vireo.engine.logs import flatten, write_json
-    from vireo.engine.rendezvous import join_torchrun, leave_group
+    from vireo.engine.rendezvous import leave_group
     from vireo.errors import InputError
 
-    from .data import build_dataset, labelled_loader, require_same_classes, skipped_lines
+    from .data import build_dataset, labelled_loader, require_same_classes
     from .features import encoded, feature_errors, require_pooling
-    from .load import changed_data, load_run, require_classes
+    from .load import load_run
 
     require_pooling(config.features)
     loaded = load_run(config.run, config.weights, untrained=config.untrained)
@@ -90,12 +91,9 @@ def main(config: DictConfig) -> None:
     out = Path(config.out or Path(config.run) / ("eval_untrained.json" if config.untrained else "eval.json"))
     require_writable(out.parent, "out=...")
     data = changed_data(loaded.config.data, config.data)
-    fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
-    join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")
-    fabric.launch()
+    fabric, here = evaluation_fabric(config)
 
     img_size = loaded.config.model.img_size
-    here: dict[str, Any] = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
     val_set = build_dataset(data, train=False)
     val_loader = labelled_loader(val_set, data, img_size, **here)
     sources: list[Any] = [val_set, val_loader]
@@ -122,8 +120,7 @@ def main(config: DictConfig) -> None:
     if protocol != "classifier":
         options = {"protocol": protocol, "k": config.k, "device": fabric.device}
         metrics = feature_errors(train, test, len(val_set.classes), **options)
-    for line in skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+    print_skipped(skipped)
     print(f"{config.run}{' (untrained)' if config.untrained else ''}: {len(val_set)} images")
     table = Table("metric", "%")
     for name, value in flatten(metrics).items():

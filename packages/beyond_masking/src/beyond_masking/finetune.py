@@ -9,7 +9,7 @@ torchrun --nproc-per-node 8 -m beyond_masking.finetune ...                  # se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vireo.engine.cli import entry_point
 
@@ -23,37 +23,26 @@ def main(config: DictConfig) -> None:
     import torch.nn.functional as F
 
     from vireo.data import Mixing
-    from vireo.engine import Run, build_schedule
+    from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
+    from vireo.engine.finished import save_classes
 
-    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, min_lr_factor, plain
-    from .data import build_dataset, labelled_loader, require_same_classes, skipped_lines
+    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, min_lr_factor
+    from .data import build_dataset, labelled_loader, require_same_classes
     from .draws import batch_key
     from .eval import evaluate_classifier
-    from .load import require_same_sizes, save_classes
+    from .load import require_same_sizes
     from .report import write_finetuning_report
 
-    run = Run(
-        config.output_dir,
-        seed=config.seed,
-        config=plain(config),
-        epochs=config.epochs,
-        monitor="top1_error",
-        mode="min",
-        resume=config.resume,
-        wandb=plain(config.wandb),
-        **plain(config.run),
-    )
+    run = Run.of(config, monitor="top1_error", mode="min")
     run.launch()
-    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
     img_size = config.model.img_size
     train_set, val_set = build_dataset(config.data, train=True), build_dataset(config.data, train=False)
     require_same_classes(train_set, val_set, str(config.data.get("root")))
-    loader = labelled_loader(train_set, config.data, img_size, config.augmentation, **here)
-    val_loader = labelled_loader(val_set, config.data, img_size, **here)
+    loader = labelled_loader(train_set, config.data, img_size, config.augmentation, **run.place)
+    val_loader = labelled_loader(val_set, config.data, img_size, **run.place)
     if run.is_main:
         save_classes(run.output_dir, train_set.classes)
-        for line in (*train_set.skipped, *val_set.skipped):
-            run.console.say(f"skipped: {line}")
+    say_skipped(run, train_set, val_set)
 
     network = build_encoder(config.model, readout=config.readout, num_classes=len(train_set.classes))
     if config.init is not None:
@@ -83,9 +72,7 @@ def main(config: DictConfig) -> None:
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             run.record(evaluate_classifier(run.evaluated_model, val_loader))
 
-    skipped = skipped_lines(train_set, val_set, loader, val_loader)
-    if run.is_main and skipped:
-        (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
+    write_skipped(run, train_set, val_set, loader, val_loader)
     run.finish(report=lambda folder: write_finetuning_report(folder, plain(config.paper_metrics)))
 
 

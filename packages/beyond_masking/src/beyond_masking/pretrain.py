@@ -21,41 +21,28 @@ if TYPE_CHECKING:
 @entry_point("beyond_masking.conf", "pretrain")
 def main(config: DictConfig) -> None:
     """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
-    from vireo.engine import Run, build_schedule
+    from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
 
-    from .build import build_adamw, build_pretraining, compile_blocks, load_start, min_lr_factor, plain
-    from .data import build_dataset, pretraining_loader, skipped_lines
+    from .build import build_adamw, build_pretraining, compile_blocks, load_start, min_lr_factor
+    from .data import build_dataset, pretraining_loader
     from .draws import batch_draws
     from .report import write_gallery, write_pretraining_report
 
-    run = Run(
-        config.output_dir,
-        seed=config.seed,
-        config=plain(config),
-        epochs=config.epochs,
-        monitor="loss" if config.eval_every else None,
-        mode="min",
-        resume=config.resume,
-        wandb=plain(config.wandb),
-        **plain(config.run),
-    )
+    run = Run.of(config, monitor="loss" if config.eval_every else None, mode="min")
     run.launch()
     network = build_pretraining(config)
     if config.init is not None:
         load_start(network, config.init)
     network.encoder.set_grad_checkpointing(config.grad_checkpointing)
-    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
     crops = (config.data, config.augmentation, network.crop_size)
     train_set = build_dataset(config.data, train=True, labels=False)
-    loader = pretraining_loader(train_set, *crops, **here)
+    loader = pretraining_loader(train_set, *crops, **run.place)
     sets = [train_set]
     val_loader = None
     if config.eval_every or config.gallery_images:
         sets.append(build_dataset(config.data, train=False, labels=False))
-        val_loader = pretraining_loader(sets[1], *crops, train=False, **here)
-    if run.is_main:
-        for line in (line for dataset in sets for line in dataset.skipped):
-            run.console.say(f"skipped: {line}")
+        val_loader = pretraining_loader(sets[1], *crops, train=False, **run.place)
+    say_skipped(run, *sets)
 
     step_images = config.data.batch_size * config.run.accumulate
     steps_per_epoch = run.steps_per_epoch(loader)
@@ -79,14 +66,10 @@ def main(config: DictConfig) -> None:
         if config.eval_every and val_loader is not None and ((epoch + 1) % config.eval_every == 0 or last):
             run.record(evaluate_recovery(run.evaluated_model, val_loader, config.seed))  # type: ignore[arg-type]
 
-    sources = [*sets, loader, *([] if val_loader is None else [val_loader])]
-    skipped = skipped_lines(*sources)
-    if run.is_main:
-        if skipped:
-            (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
-        if config.gallery_images:
-            images, _ = next(iter(pretraining_loader(sets[1], *crops, train=False, device=run.device).batches(0)))
-            write_gallery(run.evaluated_model, images[: config.gallery_images], run.output_dir)  # type: ignore[arg-type]
+    write_skipped(run, *sets, loader, *([] if val_loader is None else [val_loader]))
+    if run.is_main and config.gallery_images:
+        images, _ = next(iter(pretraining_loader(sets[1], *crops, train=False, device=run.device).batches(0)))
+        write_gallery(run.evaluated_model, images[: config.gallery_images], run.output_dir)  # type: ignore[arg-type]
     run.finish(report=lambda folder: write_pretraining_report(folder, plain(config.paper_metrics)))
 
 

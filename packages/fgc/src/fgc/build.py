@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import SGD
 
 from vireo.engine.checkpoint import read
+from vireo.engine.cli import plain
+from vireo.engine.finished import initial_weights
 from vireo.errors import InputError
 
 from . import resnet
@@ -64,12 +64,7 @@ def load_initial_weights(network: nn.Module, path: str) -> None:
     Raises:
         InputError: no such file, a file that is refused, or keys that do not fit.
     """
-    file = Path(path)
-    if file.is_dir():
-        if not (file / "model.safetensors").is_file():
-            what = "holds no model.safetensors: no run, or one that is not finished"
-            raise InputError(what, path, "finish that run, or give the file of a checkpoint with init=...")
-        file = file / "model.safetensors"
+    file = initial_weights(path)
     from_official(network, read(file), str(file))
 
 
@@ -115,10 +110,3 @@ def build_optimizer(network: nn.Module, optim: Any) -> SGD:
     rest = [parameter for parameter in network.parameters() if id(parameter) not in of_gates]
     groups = [{"params": gates, "weight_decay": 0.0}, {"params": rest, "weight_decay": optim.weight_decay}]
     return SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration node as a plain dict."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}

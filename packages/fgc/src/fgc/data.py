@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vireo.data import (
     ArrayLoader,
@@ -122,20 +121,6 @@ def build_loader(
     elif len(dataset) < world_size:
         raise InputError(f"{len(dataset)} images for {world_size} processes", "evaluation data", "use fewer processes")
     return loader
-
-
-def skipped_lines(*sources: Any) -> list[str]:
-    """What data sets and loaders of all processes left out, each once (a collective call).
-
-    Args:
-        sources: objects with a list ``skipped``.
-    """
-    own = [line for source in sources for line in source.skipped]
-    parts = [own]
-    if dist.is_initialized():
-        parts = [own] * dist.get_world_size()
-        dist.all_gather_object(parts, own)
-    return list(dict.fromkeys(line for part in parts for line in part))
 
 
 def _require_no_single(images: int, batch_size: int, world_size: int, drop_last: bool) -> None:

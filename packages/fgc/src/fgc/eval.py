@@ -81,35 +81,33 @@ def evaluate(
 @entry_point("fgc.conf", "eval")
 def main(config: DictConfig) -> None:
     """Print the metrics of a gated network on the evaluation data of its run or on other data; write a JSON."""
-    import sys
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
 
-    from vireo.engine.devices import build_fabric
+    from vireo.engine import print_skipped, skipped_lines
+    from vireo.engine.devices import evaluation_fabric
+    from vireo.engine.finished import changed_data, require_classes
     from vireo.engine.folder import require_writable
     from vireo.engine.logs import write_json
-    from vireo.engine.rendezvous import join_torchrun, leave_group
+    from vireo.engine.rendezvous import leave_group
 
     from .blocks import gated_blocks
-    from .data import build_dataset, build_loader, skipped_lines
+    from .data import build_dataset, build_loader
     from .latency import measure_latency
-    from .load import changed_data, load_run, require_classes
+    from .load import load_run
     from .objective import require_blocks
 
     out = Path(config.out or Path(config.run) / "eval.json")
     loaded = load_run(config.run, config.weights)
     require_writable(out.parent, "out=...")
     data = changed_data(loaded.config.data, config.data)
-    fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
-    join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")
-    fabric.launch()
+    fabric, here = evaluation_fabric(config)
     val_set = build_dataset(data, train=False)
     require_classes(val_set.classes, loaded.classes, f"evaluation data of {config.run}")
     network = loaded.network.to(fabric.device)
     require_blocks(config.measured_blocks or (), len(gated_blocks(network)), "measured_blocks")
-    here: dict[str, Any] = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
     loader = build_loader(val_set, data, train=False, **here)
     with fabric.autocast():
         metrics = evaluate(network, loader, loaded.config.image_size, config.measured_blocks)
@@ -117,8 +115,7 @@ def main(config: DictConfig) -> None:
     leave_group()
     if fabric.global_rank:
         return
-    for line in skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+    print_skipped(skipped)
     table = Table("metric", "value")
     blocks = Table("block", "on-rate", "overlap@20", "gate purity@20")
     for name, value in metrics.items():

@@ -8,7 +8,7 @@ torchrun --nproc-per-node 4 -m fgc.train +experiment=...          # several proc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vireo.engine.cli import entry_point
 
@@ -22,31 +22,21 @@ def main(config: DictConfig) -> None:
     import torch.nn.functional as F
 
     from vireo.backbones import global_batch_norm
-    from vireo.engine import Run, build_schedule
+    from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
+    from vireo.engine.finished import save_classes
     from vireo.errors import InputError
 
     from .blocks import gated_blocks
-    from .build import build_network, build_objective, build_optimizer, load_initial_weights, plain
+    from .build import build_network, build_objective, build_optimizer, load_initial_weights
     from .collectives import batch_share
-    from .data import build_datasets, build_loader, skipped_lines
+    from .data import build_datasets, build_loader
     from .eval import evaluate
     from .gate import gate_noise
-    from .load import save_classes
     from .objective import require_blocks
     from .report import draw_gallery, write_run_report
     from .schedules import Recipe
 
-    run = Run(
-        config.output_dir,
-        seed=config.seed,
-        config=plain(config),
-        epochs=config.epochs,
-        monitor="top1_error",
-        mode="min",
-        resume=config.resume,
-        wandb=plain(config.wandb),
-        **plain(config.run),
-    )
+    run = Run.of(config, monitor="top1_error", mode="min")
     recipe = Recipe(config.stage, **plain(config.recipe))
     start_epoch = recipe.first_epoch if config.start_epoch is None else config.start_epoch
     if config.stage == "fgc" and config.init is None:
@@ -54,13 +44,11 @@ def main(config: DictConfig) -> None:
         raise InputError("stage=fgc starts from trained gates", "init", remedy)
     run.launch()
     train_set, val_set = build_datasets(config.data)
-    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
-    loader = build_loader(train_set, config.data, train=True, **here)
-    val_loader = build_loader(val_set, config.data, train=False, **here)
+    loader = build_loader(train_set, config.data, train=True, **run.place)
+    val_loader = build_loader(val_set, config.data, train=False, **run.place)
     if run.is_main:
         save_classes(run.output_dir, train_set.classes)
-        for line in (*train_set.skipped, *val_set.skipped):
-            run.console.say(f"skipped: {line}")
+    say_skipped(run, train_set, val_set)
 
     network = build_network(config.model, len(train_set.classes))
     if config.init is not None:
@@ -97,10 +85,8 @@ def main(config: DictConfig) -> None:
         if (run_epoch + 1) % config.eval_every == 0 or run_epoch + 1 == config.epochs:
             run.record(evaluate(run.evaluated_model, val_loader, config.image_size, config.measured_blocks))
 
-    skipped = skipped_lines(train_set, val_set, loader, val_loader)
+    write_skipped(run, train_set, val_set, loader, val_loader)
     if run.is_main:
-        if skipped:
-            (run.output_dir / "skipped.txt").write_text("\n".join(skipped) + "\n")
         draw_gallery(run.evaluated_model, val_set, config.data, run.output_dir, config.gallery_images)
     run.finish(report=lambda folder: write_run_report(folder, "FGC", plain(config.paper_metrics)))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from vireo.engine.cli import plain
 from vireo.engine.schedule import Schedule, build_schedule
 from vireo.errors import InputError
 
@@ -55,10 +55,3 @@ def schedule_for(optim: Any, epochs: int, steps_per_epoch: int) -> Schedule:
         warmup_steps=optim.warmup_steps,
         milestones=list(optim.milestones),
     )
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration node as a plain dict."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}

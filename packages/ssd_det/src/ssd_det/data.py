@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from vireo.data import (
     CocoDetection,
@@ -21,7 +19,6 @@ from vireo.data import (
     detection_transforms,
 )
 from vireo.data.files import FileDataset
-from vireo.engine.folder import write_atomically
 from vireo.errors import InputError
 
 from .noise import OFFICIAL_SEED, perturb_boxes
@@ -127,29 +124,6 @@ def build_loader(
         groups=aspect_ratio_groups(sizes) if train else None,
         on_error=data.on_error,
     )
-
-
-def skipped_lines(*sources: Any) -> list[str]:
-    """What data sets and loaders left out, one line each, over all processes (a collective call).
-
-    Args:
-        sources: objects with a list ``skipped``.
-    """
-    lines = [line for source in sources for line in source.skipped]
-    if dist.is_initialized():
-        parts: list[list[str]] = [[]] * dist.get_world_size()
-        dist.all_gather_object(parts, lines)
-        lines = [line for part in parts for line in part]
-    return list(dict.fromkeys(lines))
-
-
-def write_skipped(folder: Path, lines: Sequence[str]) -> None:
-    """Write ``skipped.txt`` into the folder of a run; no lines, no file."""
-    path = folder / "skipped.txt"
-    if lines:
-        write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _shapes(data: Any) -> dict[str, Any]:

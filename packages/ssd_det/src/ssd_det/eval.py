@@ -121,30 +121,28 @@ def refinement_quality(model: SSDDet, batches: Iterable[Any], limit: int | None 
 @entry_point("ssd_det.conf", "eval")
 def main(config: DictConfig) -> None:
     """Print the metrics of a trained detector on the evaluation data of its run or on other data; write a JSON."""
-    import sys
 
     from rich.console import Console
     from rich.table import Table
 
-    from vireo.engine.devices import build_fabric
+    from vireo.engine import print_skipped, skipped_lines
+    from vireo.engine.devices import evaluation_fabric
+    from vireo.engine.finished import changed_data, require_classes
     from vireo.engine.folder import require_writable
     from vireo.engine.logs import write_json
-    from vireo.engine.rendezvous import join_torchrun, leave_group
+    from vireo.engine.rendezvous import leave_group
 
-    from .data import build_evaluation_set, build_loader, build_training_set, skipped_lines
-    from .load import changed_data, load_run, require_classes
+    from .data import build_evaluation_set, build_loader, build_training_set
+    from .load import load_run
 
     out = Path(config.out or Path(config.run) / "eval.json")
     loaded = load_run(config.run, config.weights)
     require_writable(out.parent, "out=...")
     data = changed_data(loaded.config.data, config.data)
-    fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
-    join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")
-    fabric.launch()
+    fabric, here = evaluation_fabric(config)
     val_set = build_evaluation_set(data)
     require_classes(val_set.classes, loaded.classes, f"evaluation data of {config.run}")
     model = loaded.model.to(fabric.device)
-    here: dict[str, Any] = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
     with fabric.autocast():
         loader = build_loader(val_set, data, train=False, seed=0, **here)
         metrics = evaluate(model, loader, val_set)
@@ -157,8 +155,7 @@ def main(config: DictConfig) -> None:
     if metrics is None:
         return
     metrics |= quality or {}
-    for line in skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+    print_skipped(skipped)
     table = Table("metric", "value")
     for name, value in metrics.items():
         if isinstance(value, float):

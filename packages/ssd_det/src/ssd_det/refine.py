@@ -128,7 +128,9 @@ def main(config: DictConfig) -> None:
     """Write the refined annotations and print what refinement did."""
     import sys
 
-    from .load import changed_data, load_run
+    from vireo.engine.finished import changed_data
+
+    from .load import load_run
 
     out = Path(config.out or Path(config.run) / "refined.json")
     if config.annotations:
@@ -156,9 +158,9 @@ def _source(config: DictConfig, data: DictConfig, loaded: LoadedRun) -> tuple[De
     """The data set to refine, and the file's content where it is a COCO json."""
     from vireo.data import CocoDetection, VocDetection
     from vireo.data.coco_json import read_json
+    from vireo.engine.finished import require_classes
 
     from .data import build_training_set
-    from .load import require_classes
 
     content: dict[str, Any] | None = None
     dataset: DetectionDataset

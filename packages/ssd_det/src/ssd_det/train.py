@@ -8,7 +8,7 @@ torchrun --nproc-per-node 8 -m ssd_det.train +experiment=...     # several proce
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from vireo.engine.cli import entry_point
 
@@ -21,35 +21,24 @@ if TYPE_CHECKING:
 @entry_point("ssd_det.conf", "train")
 def main(config: DictConfig) -> None:
     """One training run in ``output_dir``; started again, it goes on where it stopped."""
-    from vireo.engine import Run
+    from vireo.engine import Run, plain, say_skipped, write_skipped
+    from vireo.engine.finished import save_classes
 
-    from .build import build_model, build_optimizer, plain, schedule_for
-    from .data import build_datasets, build_loader, skipped_lines, write_skipped
+    from .build import build_model, build_optimizer, schedule_for
+    from .data import build_datasets, build_loader
     from .eval import evaluate, refinement_quality
-    from .load import save_classes
+    from .load import category_rows
     from .report import draw_gallery, write_run_report
 
-    run = Run(
-        config.output_dir,
-        seed=config.seed,
-        config=plain(config),
-        epochs=config.epochs,
-        monitor="AP50",
-        grad_clip=config.optim.grad_clip,
-        resume=config.resume,
-        wandb=plain(config.wandb),
-        **plain(config.run),
-    )
+    run = Run.of(config, monitor="AP50", grad_clip=config.optim.grad_clip)
     run.launch()
     train_set, val_set = build_datasets(config.data)
     if run.is_main:
-        save_classes(run.output_dir, train_set)
-        for line in (*train_set.skipped, *val_set.skipped):
-            run.console.say(f"skipped: {line}")
-    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
-    loader = build_loader(train_set, config.data, train=True, **here)
-    val_loader = build_loader(val_set, config.data, train=False, **here)
-    given_loader = build_loader(train_set, config.data, train=False, **here)
+        save_classes(run.output_dir, category_rows(train_set))
+    say_skipped(run, train_set, val_set)
+    loader = build_loader(train_set, config.data, train=True, **run.place)
+    val_loader = build_loader(val_set, config.data, train=False, **run.place)
+    given_loader = build_loader(train_set, config.data, train=False, **run.place)
 
     detector = build_model(config.model, config.refiner, len(train_set.classes))
     optimizer = build_optimizer(detector, config.optim)
@@ -69,9 +58,8 @@ def main(config: DictConfig) -> None:
             quality = refinement_quality(evaluated, given_loader, config.eval_refined // run.world_size)
             run.record({**metrics, **(quality or {})} if metrics is not None else None)
 
-    skipped = skipped_lines(train_set, val_set, loader, val_loader)
+    write_skipped(run, train_set, val_set, loader, val_loader)
     if run.is_main:
-        write_skipped(run.output_dir, skipped)
         evaluated = cast("SSDDet", run.evaluated_model)
         draw_gallery(evaluated, train_set, val_set, config.data, run.output_dir, config.gallery_images)
     run.finish(report=lambda folder: write_run_report(folder, "SSD-Det", plain(config.paper_metrics)))

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from vireo.lazy import exports
+
+if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.engine.checkpoint import load_weights as load_weights
     from vireo.engine.cli import entry_point as entry_point
+    from vireo.engine.cli import plain as plain
     from vireo.engine.hub import Pretrained as Pretrained
     from vireo.engine.layer_decay import layer_decay_groups as layer_decay_groups
     from vireo.engine.layer_decay import weight_decay_groups as weight_decay_groups
     from vireo.engine.run import Run as Run
     from vireo.engine.schedule import build_schedule as build_schedule
+    from vireo.engine.skipped import print_skipped as print_skipped
+    from vireo.engine.skipped import say_skipped as say_skipped
+    from vireo.engine.skipped import skipped_lines as skipped_lines
+    from vireo.engine.skipped import write_skipped as write_skipped
 
-_HOMES = {
-    "Run": "run",
-    "load_weights": "checkpoint",
-    "build_schedule": "schedule",
-    "Pretrained": "hub",
-    "entry_point": "cli",
-    "layer_decay_groups": "layer_decay",
-    "weight_decay_groups": "layer_decay",
-}
-__all__ = [
-    "Pretrained",
-    "Run",
-    "build_schedule",
-    "entry_point",
-    "layer_decay_groups",
-    "load_weights",
-    "weight_decay_groups",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import torch and Lightning only when something that needs them is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__all__, __getattr__, __dir__ = exports(__name__, __file__)

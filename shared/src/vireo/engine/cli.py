@@ -66,6 +66,15 @@ def entry_point(config_module: str, config_name: str) -> Callable[[Callable[[Dic
     return decorate
 
 
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration node as a plain dict, with its references resolved."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
 def reporting(function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)``; an ``InputError``, or a configuration key without a value, ends with status 2."""
     from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue

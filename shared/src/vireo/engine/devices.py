@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from vireo.engine.checkpoint import fit_state_dict
+from vireo.engine.rendezvous import join_torchrun
 from vireo.errors import InputError
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -72,6 +73,31 @@ def build_fabric(
         raise InputError(
             f"this machine or this combination cannot run ({reason})", where, "change one of them"
         ) from error
+
+
+def join(fabric: Fabric) -> None:
+    """Join the other processes."""
+    join_torchrun("nccl" if fabric.device.type == "cuda" else "gloo")
+    fabric.launch()
+
+
+def place_of(fabric: Fabric) -> dict[str, Any]:
+    """``device``, ``rank`` and ``world_size`` of this process, as loaders take them."""
+    return {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
+
+
+def evaluation_fabric(config: Any) -> tuple[Fabric, dict[str, Any]]:
+    """Fabric and place of an evaluation, its processes joined; end with :func:`~vireo.engine.rendezvous.leave_group`.
+
+    Args:
+        config: with ``accelerator``, ``devices`` and ``precision``, see :class:`vireo.engine.Run`.
+
+    Raises:
+        InputError: see :func:`build_fabric`.
+    """
+    fabric = build_fabric(config.accelerator, config.devices, "auto", config.precision, False)
+    join(fabric)
+    return fabric, place_of(fabric)
 
 
 def is_sharded(fabric: Fabric) -> bool:

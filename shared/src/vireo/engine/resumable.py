@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from vireo.engine import checkpoint, results
-from vireo.engine.devices import build_fabric, is_sharded, model_state, optimizer_state, restore
+from vireo.engine.cli import plain
+from vireo.engine.devices import build_fabric, is_sharded, join, model_state, optimizer_state, place_of, restore
 from vireo.engine.ema import ema_of
 from vireo.engine.folder import remove_unfinished, require_writable
 from vireo.engine.guard import NonFinite
 from vireo.engine.logs import Console, JsonLines, WandbLog
-from vireo.engine.rendezvous import join_torchrun
 from vireo.engine.rng import rng_state, seed_all, set_rng_state
 from vireo.engine.schedule import Schedule, constant
 from vireo.engine.signals import StopRequest
@@ -85,6 +85,19 @@ class ResumableRun:
         self._wandb_id: str | None = None
         self.console = Console(enabled=False)
 
+    @classmethod
+    def of(cls, config: Any, **options: Any) -> Self:
+        """The run of a training configuration.
+
+        Args:
+            config: its ``output_dir``, ``seed``, ``epochs``, ``resume`` and ``wandb``, and all that stands under
+                ``run``, are arguments of those names.
+            **options: what the configuration does not decide, such as ``monitor``.
+        """
+        common = {name: config[name] for name in ("seed", "epochs", "resume")}
+        wandb, run = plain(config.wandb), plain(config.run)
+        return cls(config.output_dir, config=plain(config), wandb=wandb, **common, **run, **options)
+
     # ---- where and what ----
 
     @property
@@ -101,6 +114,11 @@ class ResumableRun:
     def device(self) -> torch.device:
         """Device of this process."""
         return self.fabric.device
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """``device``, ``rank``, ``world_size`` and ``seed``, as loaders take them."""
+        return {**place_of(self.fabric), "seed": self.seed}
 
     @property
     def is_main(self) -> bool:
@@ -130,8 +148,7 @@ class ResumableRun:
         Raises:
             InputError: the folder cannot be written.
         """
-        join_torchrun("nccl" if self.device.type == "cuda" else "gloo")
-        self.fabric.launch()
+        join(self.fabric)
         self.console = Console(self.is_main)
         finished = False
         if self.is_main:

@@ -1,0 +1,151 @@
+"""What the folder of a run holds for those who come after it: configuration, classes and final weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from vireo.engine.logs import write_json
+from vireo.errors import InputError
+
+CLASSES_FILE = "classes.json"
+_LISTED = 5  # classes named in a message, at most
+_Entry = TypeVar("_Entry")
+
+
+def read_config(folder: str | os.PathLike[str], script: str, keys: Iterable[str]) -> DictConfig:
+    """The configuration of a run.
+
+    Args:
+        folder: of the run.
+        script: what writes such folders, e.g. ``fgc-train``, for the message.
+        keys: that such a configuration has.
+
+    Raises:
+        InputError: no such run, or a file that is damaged or none of that script's.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise InputError("holds no config.yaml", str(folder), f"give the folder of a run of {script} with run=...")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"cannot be read ({reason})", str(path), "restore the file") from error
+    absent = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if absent:
+        what = f"is no configuration of {script}: it has no {', '.join(absent)}"
+        raise InputError(what, str(path), f"give the folder of a run of {script}")
+    config = OmegaConf.create(content)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def save_classes(folder: Path, classes: Iterable[Any]) -> None:
+    """Write ``classes.json``: the class names, or what a paper knows of each, in the order of their labels."""
+    write_json(folder / CLASSES_FILE, list(classes))
+
+
+def class_name(entry: Any) -> str:
+    """An entry of ``classes.json`` that is a name; TypeError if it is none."""
+    if not isinstance(entry, str):
+        raise TypeError(f"{entry!r} is no name")
+    return entry
+
+
+def read_classes(folder: str | os.PathLike[str], script: str, read: Callable[[Any], _Entry]) -> tuple[_Entry, ...]:
+    """What ``read`` makes of each entry of ``classes.json``, by label.
+
+    Args:
+        folder: of the run.
+        script: what writes such folders, for the message.
+        read: :func:`class_name`, or another that raises TypeError, KeyError or ValueError for what is no entry.
+
+    Raises:
+        InputError: the file is missing, damaged or no such list.
+    """
+    path, remedy = Path(folder) / CLASSES_FILE, f"restore the file; {script} writes it"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("cannot be read", str(path), remedy) from error
+    try:
+        if not isinstance(entries, list):
+            raise TypeError("it starts with no bracket")
+        return tuple(read(entry) for entry in entries)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"is no list of classes ({error})", str(path), remedy) from error
+
+
+def final_weights(folder: str | os.PathLike[str]) -> Path:
+    """``model.safetensors`` of a run.
+
+    Raises:
+        InputError: it is not finished; a checkpoint to take instead is named.
+    """
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        found = sorted((Path(folder) / "checkpoints").glob("*.pt"))
+        remedy = f", or take a checkpoint with weights={found[0]}" if found else ""
+        raise InputError("holds no model.safetensors: the run is not finished", str(folder), f"go on training{remedy}")
+    return path
+
+
+def initial_weights(init: str | os.PathLike[str]) -> Path:
+    """The file to start another training from: the final weights of a run (its folder), or the file itself.
+
+    Raises:
+        InputError: a folder without final weights.
+    """
+    path = Path(init)
+    if not path.is_dir():
+        return path
+    if not (path / "model.safetensors").is_file():
+        what = "holds no model.safetensors: no run, or one that is not finished"
+        raise InputError(what, str(path), "finish that run, or give the file of a checkpoint with init=...")
+    return path / "model.safetensors"
+
+
+def changed_data(data: DictConfig, changes: DictConfig) -> DictConfig:
+    """A run's data configuration with those of ``changes`` that are not null.
+
+    Raises:
+        InputError: a change that this kind of data does not know.
+    """
+    given = {str(key): value for key, value in changes.items() if value is not None}
+    unknown = [key for key in given if key not in data]
+    if unknown:
+        names = ", ".join(f"data.{key}" for key in unknown)
+        known = f"it has {', '.join(str(key) for key in data)}"
+        raise InputError(f"the run's data (data={data.format}) has no such setting", names, known)
+    merged = OmegaConf.merge(data, given)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def require_classes(classes: Iterable[str], expected: Iterable[str], where: str) -> None:
+    """Check that a data set numbers its classes as a model does.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    given, wanted = list(classes), list(expected)
+    if given == wanted:
+        return
+    extra, absent = [c for c in given if c not in wanted], [c for c in wanted if c not in given]
+    parts = [
+        f"{kind}: {', '.join(names[:_LISTED])}" + f" and {len(names) - _LISTED} more" * (len(names) > _LISTED)
+        for kind, names in (("not among the model's", extra), ("absent", absent))
+        if names
+    ]
+    if not parts:
+        pairs = enumerate(zip(given, wanted))
+        parts = [f"{i}: {a!r} instead of {b!r}" for i, (a, b) in pairs if a != b][:1] or ["some are named twice"]
+    what = f"its classes are not the model's ({'; '.join(parts)})"
+    raise InputError(what, where, "give data with the classes of the training")
