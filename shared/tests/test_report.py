@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,7 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vireo.report import Table, class_colour, draw_detections, grid, plot_curves, plot_lines, write_report
+from vireo.report import (
+    Table,
+    class_colour,
+    draw_detections,
+    grid,
+    plot_curves,
+    plot_lines,
+    write_picture,
+    write_report,
+    write_run_report,
+)
 
 GREY = np.full((400, 600, 3), 128, np.uint8)
 
@@ -250,3 +263,31 @@ def test_report_of_an_empty_run(tmp_path: Path) -> None:
 def test_report_missing_picture(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         write_report(tmp_path, "t", {}, [], {}, gallery=[("g", [tmp_path / "absent.png"])])
+
+
+def test_pictures_are_written_by_the_name_of_their_file(tmp_path: Path) -> None:
+    picture = draw_detections(GREY, [[200, 150, 300, 250]], [1], [0.9], classes=("cat", "dog"))
+    for name, kind in (("new/a.png", "PNG"), ("new/b.jpg", "JPEG")):
+        write_picture(tmp_path / name, picture)
+        written = Image.open(tmp_path / name)
+        assert written.format == kind
+        difference = np.abs(np.asarray(written).astype(int) - picture)
+        assert difference.max() == 0 if kind == "PNG" else difference.mean() < 1
+    assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def test_report_of_a_folder(tmp_path: Path) -> None:
+    content = {"config": {"epochs": 3}, "metrics": {"AP": 0.25}}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log_records()))
+    write_picture(tmp_path / "gallery" / "found_00.png", GREY)
+
+    def own(records: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+        return {f"{len(records)} records": plot_lines({"a": ([0, 1], [0, 1])}, "x")}
+
+    pictures = {"What was found": "found_*.png", "What was not": "lost_*.png"}
+    page = write_run_report(tmp_path, "A run", pictures, paper_metrics={"AP": 0.5}, own_curves=own).read_text()
+    assert (tmp_path / "report.html").read_text() == page
+    for words in ("A run", "0.250", "0.500", "What was found", "found 00", f"{len(log_records())} records"):
+        assert words in page
+    assert "What was not" not in page

@@ -101,10 +101,12 @@ def write_figure(folder: Path, seed: int) -> Path:
     """``picture.png``: original, input and prediction of some evaluation images for every arm."""
     import torch
 
+    from vireo.report import write_picture
+
     from .data import build_dataset, pretraining_loader
     from .draws import GeneratorDraws
     from .load import load_run
-    from .report import recovery_grid, side_by_side, write_png
+    from .report import recovery_grid, side_by_side
 
     sheets = []
     for name in ("mask", "zoomed_in", "integrated"):
@@ -117,8 +119,8 @@ def write_figure(folder: Path, seed: int) -> Path:
         sheets.append(recovery_grid(network, images[:PICTURES], draws))
     target = folder / "integrated" / "gallery" / "all_arms.png"
     picture = side_by_side(sheets)
-    write_png(target, picture)
-    write_png(folder / "picture.png", picture)
+    write_picture(target, picture)
+    write_picture(folder / "picture.png", picture)
     return folder / "picture.png"
 
 

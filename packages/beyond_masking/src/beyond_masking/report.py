@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vireo.report import grid, write_report
+from vireo import report
+from vireo.report import grid, write_picture
 from vireo.report.html import Table
 
 from .draws import Draws
@@ -63,7 +62,7 @@ def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 def write_gallery(network: TokenPretrainModel, images: Tensor, folder: Path) -> None:
     """``gallery/recovery.png`` of a run."""
-    write_png(folder / "gallery" / "recovery.png", recovery_grid(network, images))
+    write_picture(folder / "gallery" / "recovery.png", recovery_grid(network, images))
 
 
 def write_pretraining_report(
@@ -82,25 +81,5 @@ def write_run_report(
     folder: Path, title: str, paper_metrics: Mapping[str, float] | None = None, tables: Sequence[Table] = ()
 ) -> Path:
     """``report.html`` of a run: metrics, curves and the pictures of its gallery."""
-    result = json.loads((folder / "metrics.json").read_text())
-    records: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    pictures: list[str | Path | np.ndarray] = [*sorted((folder / "gallery").glob("*.png"))]
-    gallery = [("Original, what the encoder sees, what it makes of it", pictures)] if pictures else []
-    return write_report(
-        folder,
-        title,
-        result["config"],
-        records,
-        result["metrics"],
-        paper_metrics=paper_metrics,
-        gallery=gallery,
-        tables=tables,
-    )
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 ``(H, W, 3)`` RGB as PNG, with the folder."""
-    import cv2
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    pictures = {"Original, what the encoder sees, what it makes of it": "*.png"}
+    return report.write_run_report(folder, title, pictures, paper_metrics=paper_metrics, tables=tables)

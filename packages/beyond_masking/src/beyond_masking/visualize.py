@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vireo.data.image_files import expand_folders, picture_files
 from vireo.engine.cli import reporting
-from vireo.errors import InputError
+from vireo.engine.image_script import for_each_image, image_parser, named_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,54 +90,34 @@ def seeded_generator(seed: int) -> torch.Generator:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="beyond-masking-visualize",
-        description="Draw what pre-trained encoders see of images and what they recover.",
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    what = "Draw what pre-trained encoders see of images and what they recover."
+    parser = image_parser("beyond-masking-visualize", what, out="pictures")
     parser.add_argument("--run", nargs="+", default=["outputs/pretrain"], help="folders of finished pre-training runs")
     parser.add_argument("--degradations", action="store_true", help="draw every degradation, without any run")
-    parser.add_argument("--out", default="pictures", help="folder for the pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of masks and degradations")
     return parser
 
 
-def _sheets(arguments: argparse.Namespace, paths: Sequence[Path]) -> Iterator[np.ndarray | InputError]:
-    if arguments.degradations:
-        networks = None
-    else:
-        from .load import load_run
-
-        networks = [load_run(folder, kind="pretraining").pretraining for folder in arguments.run]
-    for path in paths:
-        try:
-            if networks is None:
-                yield degradation_sheet(path, SIZE, arguments.seed)
-            else:
-                yield recovery_sheet(networks, path, arguments.seed)
-        except InputError as error:  # the others are drawn all the same
-            yield error
-
-
 def _visualize(arguments: argparse.Namespace) -> int:
-    from vireo.engine.folder import require_writable
+    images = named_images(arguments, as_png=True)
 
-    paths = expand_folders(arguments.images)
-    targets = picture_files([path.with_suffix(".png") for path in paths], Path(arguments.out))
-    require_writable(arguments.out, "--out")
+    from vireo.report import write_picture
 
-    from .report import write_png
+    from .load import load_run
 
-    bad = []
-    for path, target, sheet in zip(paths, targets, _sheets(arguments, paths)):
-        if isinstance(sheet, InputError):
-            bad.append(f"{sheet.where}: {sheet.what}")
-            continue
-        write_png(target, sheet)
+    folders = [] if arguments.degradations else arguments.run
+    networks = [load_run(folder, kind="pretraining").pretraining for folder in folders]
+
+    def sheet(path: Path) -> np.ndarray:
+        if arguments.degradations:
+            return degradation_sheet(path, SIZE, arguments.seed)
+        return recovery_sheet(networks, path, arguments.seed)
+
+    def write(path: Path, target: Path, picture: np.ndarray) -> None:
+        write_picture(target, picture)
         print(f"{path}: {target}")
-    for line in bad:
-        print(f"error: {line}", file=sys.stderr)
-    return 2 if bad else 0
+
+    return for_each_image(images, sheet, write)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

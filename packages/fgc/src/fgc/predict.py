@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vireo.data.image_files import expand_folders, picture_files
 from vireo.engine.cli import reporting
-from vireo.errors import InputError
+from vireo.engine.image_script import for_each_image, named_images, prediction_parser
 
 if TYPE_CHECKING:
     import torch
@@ -78,25 +77,6 @@ def predict_images(
     return found
 
 
-def write_picture(found: GatedPrediction, classes: Sequence[str], target: Path) -> None:
-    """Draw the image beside its gates and write it to ``target``, as JPEG or PNG by its name.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    from PIL import Image
-
-    from vireo.engine.folder import write_atomically
-
-    from .report import image_with_gates
-
-    caption = f"{classes[found.label]} ({100 * found.probability:.0f} %)"
-    pixels = found.image.permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(image_with_gates(pixels, found.gate_logits, caption), mode="RGB")
-    kind: dict[str, Any] = {"format": "PNG"} if target.suffix == ".png" else {"format": "JPEG", "quality": 92}
-    write_atomically(target, lambda file: picture.save(file, **kind))
-
-
 def as_json(found: GatedPrediction, classes: Sequence[str]) -> dict[str, Any]:
     """File, class, probability and, per block, the numbers of the open channels."""
     return {
@@ -109,48 +89,36 @@ def as_json(found: GatedPrediction, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fgc-predict", description="Classify images and draw which channels of a gated network fire for each."
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
-    parser.add_argument("--run", default="outputs/fgc", help="folder of a finished run (default: %(default)s)")
-    parser.add_argument("--weights", metavar="FILE", help="other weights of the same network")
-    parser.add_argument("--out", default="predictions", help="folder for the pictures (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also write classes and open channels")
-    parser.add_argument("--device", default=None, help="e.g. cpu (default: CUDA if there is a device)")
-    return parser
+    what = "Classify images and draw which channels of a gated network fire for each."
+    return prediction_parser("fgc-predict", what, run="outputs/fgc", json="classes and open channels")
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from vireo.engine.folder import require_writable
-
-    paths = expand_folders(arguments.images)
-    targets = picture_files(paths, Path(arguments.out))
-    require_writable(arguments.out, "--out")
-    if arguments.json:
-        require_writable(Path(arguments.json).parent, "--json")
+    images = named_images(arguments)
 
     from vireo.engine.logs import write_json
+    from vireo.report import write_picture
 
     from .load import load_run  # torch, once the rest is known to be right
+    from .report import image_with_gates
 
     loaded = load_run(arguments.run, arguments.weights)
     results: list[dict[str, Any]] = []
-    bad: list[str] = []
-    for path, target in zip(paths, targets):
-        try:
-            (found,) = predict_images(loaded.network, [path], loaded.config.data, device=arguments.device)
-        except InputError as error:  # the others are done all the same
-            bad.append(f"{error.where}: {error.what}")
-            continue
-        write_picture(found, loaded.classes, target)
+
+    def prediction(path: Path) -> GatedPrediction:
+        return predict_images(loaded.network, [path], loaded.config.data, device=arguments.device)[0]
+
+    def write(path: Path, target: Path, found: GatedPrediction) -> None:
+        caption = f"{loaded.classes[found.label]} ({100 * found.probability:.0f} %)"
+        pixels = found.image.permute(1, 2, 0).contiguous().numpy()
+        write_picture(target, image_with_gates(pixels, found.gate_logits, caption))
         results.append(as_json(found, loaded.classes))
-        print(f"{path}: {loaded.classes[found.label]} ({100 * found.probability:.0f} %), {target}")
+        print(f"{path}: {caption}, {target}")
+
+    status = for_each_image(images, prediction, write)
     if arguments.json:
         write_json(Path(arguments.json), results)
-    for line in bad:
-        print(f"error: {line}", file=sys.stderr)
-    return 2 if bad else 0
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vireo import report
 from vireo.data import ClassificationDataset
-from vireo.report import grid, plot_lines, write_report
+from vireo.report import grid, plot_lines, write_picture
 from vireo.report.html import Table
 
 from .data import build_loader
@@ -36,7 +36,6 @@ def draw_gallery(network: nn.Module, dataset: ClassificationDataset, data: Any, 
     if count == 0:
         return
     gallery = folder / "gallery"
-    gallery.mkdir(parents=True, exist_ok=True)
     device = next(network.parameters()).device
     chosen = np.concatenate(
         [np.flatnonzero(dataset.labels == label)[:PATTERN_IMAGES] for label in range(len(dataset.classes))[:100]]
@@ -60,10 +59,10 @@ def draw_gallery(network: nn.Module, dataset: ClassificationDataset, data: Any, 
         words = f"{dataset.classes[truth[index]]}, taken for {dataset.classes[guesses[index]]}"
         image = subset.load_image(int(index)).permute(1, 2, 0).numpy()
         picture = image_with_gates(image, [block[index] for block in logits], words)
-        _write_png(gallery / f"gates_{number:02d}.png", picture)
+        write_picture(gallery / f"gates_{number:02d}.png", picture)
     for block in sorted({0, len(logits) // 2, len(logits) - 2, len(logits) - 1} & set(range(len(logits)))):
         picture = draw_gate_patterns(logits[block], truth, min(len(dataset.classes), PATTERN_CLASSES))
-        _write_png(gallery / f"block_{block:02d}.png", picture)
+        write_picture(gallery / f"block_{block:02d}.png", picture)
 
 
 def image_with_gates(image: np.ndarray, logits: Sequence[Tensor], caption: str) -> np.ndarray:
@@ -92,26 +91,12 @@ def write_run_report(
     tables: Sequence[Table] = (),
 ) -> Path:
     """``report.html`` of a run from the files in its folder."""
-    result = json.loads((folder / "metrics.json").read_text())
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    gallery: list[tuple[str, list[str | Path | np.ndarray]]] = [
-        ("Images and the channels that fire for them", [*sorted((folder / "gallery").glob("gates_*.png"))]),
-        (
-            "Gates of a block (columns, from the most to the least often open) over images (rows) by class",
-            [*sorted((folder / "gallery").glob("block_*.png"))],
-        ),
-    ]
-    return write_report(
-        folder,
-        title,
-        result["config"],
-        records,
-        result["metrics"],
-        paper_metrics=paper_metrics,
-        gallery=[(heading, pictures) for heading, pictures in gallery if pictures],
-        tables=tables,
-        curves=gate_curves(records),
-    )
+    pictures = {
+        "Images and the channels that fire for them": "gates_*.png",
+        "Gates of a block (columns, from the most to the least often open) over images (rows) by class": "block_*.png",
+    }
+    options: dict[str, Any] = {"paper_metrics": paper_metrics, "tables": tables, "own_curves": gate_curves}
+    return report.write_run_report(folder, title, pictures, **options)
 
 
 def gate_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
@@ -134,9 +119,3 @@ def gate_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
             {"error": path}, "pruning, %", "top-1 error, %"
         )
     return curves
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    import cv2
-
-    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

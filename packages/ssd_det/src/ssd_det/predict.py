@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vireo.data.image_files import expand_folders, picture_files
 from vireo.engine.cli import reporting
-from vireo.errors import InputError
+from vireo.engine.image_script import for_each_image, named_images, prediction_parser
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from .model import SSDDet
-
-JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -82,24 +79,6 @@ def predict_images(
     return found
 
 
-def write_picture(found: ImageDetections, classes: Sequence[str], target: Path) -> None:
-    """Draw the detections and write them to ``target``, as JPEG or PNG by its name.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    from PIL import Image
-
-    from vireo.engine.folder import write_atomically
-    from vireo.report import draw_detections
-
-    picture = Image.fromarray(
-        draw_detections(found.image, found.boxes, found.labels, found.scores, classes=classes), mode="RGB"
-    )
-    kind: dict[str, Any] = {"format": "PNG"} if target.suffix == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
-    write_atomically(target, lambda file: picture.save(file, **kind))
-
-
 def coco_results(found: ImageDetections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Detections in COCO's result format, with the file's name beside the number of the image."""
     rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
@@ -116,51 +95,43 @@ def coco_results(found: ImageDetections, image_id: int, category_ids: Sequence[i
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ssd-det-predict", description="Draw the detections of a trained detector on images."
+    parser = prediction_parser(
+        "ssd-det-predict",
+        "Draw the detections of a trained detector on images.",
+        run="outputs/ssd_det",
+        json="the detections in COCO's result format",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
-    parser.add_argument("--run", default="outputs/ssd_det", help="folder of a finished run (default: %(default)s)")
-    parser.add_argument("--weights", metavar="FILE", help="other weights of the same network")
-    parser.add_argument("--out", default="predictions", help="folder for the pictures (default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also write the detections in COCO's result format")
-    parser.add_argument("--device", default=None, help="e.g. cpu (default: CUDA if there is a device)")
     return parser
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from vireo.engine.folder import require_writable
-
-    paths = expand_folders(arguments.images)
-    targets = picture_files(paths, Path(arguments.out))
-    require_writable(arguments.out, "--out")
-    if arguments.json:
-        require_writable(Path(arguments.json).parent, "--json")
+    images = named_images(arguments)
 
     from vireo.engine.logs import write_json
+    from vireo.report import draw_detections, write_picture
 
     from .load import load_run  # torch, once the rest is known to be right
 
     loaded = load_run(arguments.run, arguments.weights)
     data = loaded.config.data
     options = {"short_side": data.short_side, "long_side": data.long_side, "device": arguments.device}
+    numbers = {path: number for number, (path, _) in enumerate(images, start=1)}
     results: list[dict[str, Any]] = []
-    bad: list[str] = []
-    for number, (path, target) in enumerate(zip(paths, targets), start=1):
-        try:
-            (found,) = predict_images(loaded.model, [path], threshold=arguments.threshold, **options)
-        except InputError as error:  # the remedy there speaks of annotations
-            bad.append(f"{error.where}: {error.what}")
-            continue
-        write_picture(found, loaded.classes, target)
+
+    def detections(path: Path) -> ImageDetections:
+        return predict_images(loaded.model, [path], threshold=arguments.threshold, **options)[0]
+
+    def write(path: Path, target: Path, found: ImageDetections) -> None:
+        boxes = found.boxes, found.labels, found.scores
+        write_picture(target, draw_detections(found.image, *boxes, classes=loaded.classes))
         print(f"{path}: {len(found.scores)} objects, {target}")
-        results += coco_results(found, number, loaded.category_ids)
+        results.extend(coco_results(found, numbers[path], loaded.category_ids))
+
+    status = for_each_image(images, detections, write)
     if arguments.json:
         write_json(Path(arguments.json), results)
-    for line in bad:
-        print(f"error: {line}", file=sys.stderr)
-    return 2 if bad else 0
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

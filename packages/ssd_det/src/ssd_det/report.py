@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vireo import report
 from vireo.data import DetectionDataset
-from vireo.report import draw_detections, grid, write_report
+from vireo.report import draw_detections, grid, write_picture
 from vireo.report.html import Table
 
 from .data import build_loader
@@ -34,7 +34,6 @@ def draw_gallery(
         count: pictures of each kind.
     """
     gallery = folder / "gallery"
-    gallery.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
     model.eval()
     for dataset, kind in ((val_set, "detections"), (train_set, "refined")):
@@ -49,7 +48,7 @@ def draw_gallery(
                 found = model(images, targets) if kind == "detections" else model.refine(images, targets)
             for target, result in zip(targets, found):
                 picture = (_detections if kind == "detections" else _refined)(subset, number, target, result)
-                _write_png(gallery / f"{kind}_{number:02d}.png", picture)
+                write_picture(gallery / f"{kind}_{number:02d}.png", picture)
                 number += 1
 
 
@@ -80,35 +79,14 @@ def write_run_report(
     folder: Path, title: str, paper_metrics: dict[str, float] | None = None, tables: Sequence[Table] = ()
 ) -> Path:
     """``report.html`` of a run from the files in its folder."""
-    result = json.loads((folder / "metrics.json").read_text())
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    gallery = []
-    for kind, heading in (
-        ("refined", "Training boxes: given, refined, true"),
-        ("detections", "Evaluation images: true boxes and detections"),
-    ):
-        pictures: list[str | Path | np.ndarray] = [*sorted((folder / "gallery").glob(f"{kind}_*.png"))]
-        if pictures:
-            gallery.append((heading, pictures))
-    return write_report(
-        folder,
-        title,
-        result["config"],
-        records,
-        result["metrics"],
-        paper_metrics=paper_metrics,
-        gallery=gallery,
-        tables=tables,
-    )
+    pictures = {
+        "Training boxes: given, refined, true": "refined_*.png",
+        "Evaluation images: true boxes and detections": "detections_*.png",
+    }
+    return report.write_run_report(folder, title, pictures, paper_metrics=paper_metrics, tables=tables)
 
 
 def _spread(indices: list[int], count: int) -> list[int]:
     """``count`` of the indices, evenly over their range."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
     return [indices[i] for i in places]
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    import cv2
-
-    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vireo.engine.folder import write_atomically
+
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
@@ -28,6 +30,7 @@ _PALETTE: tuple[Colour, ...] = (
 )
 _PAPER: Colour = (246, 247, 249)
 _INK: Colour = (31, 35, 40)
+_JPEG_QUALITY = 92
 
 
 def class_colour(index: int) -> Colour:
@@ -133,6 +136,18 @@ def grid(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] = (
         h, w = picture.shape[:2]
         sheet.paste(Image.fromarray(picture), (left + (width - w) // 2, top + above + (height - h) // 2))
     return np.array(sheet)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 ``(H, W, 3)`` RGB as PNG or JPEG, by the name of the file, with its folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(picture)
+    kind: dict[str, Any] = {"format": "PNG"} if path.suffix == ".png" else {"format": "JPEG", "quality": _JPEG_QUALITY}
+    write_atomically(path, lambda file: image.save(file, **kind))
 
 
 def _as_hwc(image: Any) -> np.ndarray:

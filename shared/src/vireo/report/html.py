@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,40 @@ def write_report(
     path = Path(run_dir) / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def write_run_report(
+    folder: Path,
+    title: str,
+    pictures: Mapping[str, str],
+    *,
+    paper_metrics: Mapping[str, float] | None = None,
+    tables: Sequence[Table] = (),
+    own_curves: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, bytes]] | None = None,
+) -> Path:
+    """``report.html`` of a run from ``metrics.json``, ``log.jsonl`` and ``gallery/`` in its folder.
+
+    Args:
+        folder: of the run.
+        title: heading of the page.
+        pictures: heading to file pattern within ``gallery/``; sections without a picture are left out.
+        paper_metrics, tables: see :func:`write_report`.
+        own_curves: further curves, title to SVG, made of the records of the log.
+    """
+    result = json.loads((folder / "metrics.json").read_text())
+    records: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found = {heading: sorted((folder / "gallery").glob(pattern)) for heading, pattern in pictures.items()}
+    return write_report(
+        folder,
+        title,
+        result["config"],
+        records,
+        result["metrics"],
+        paper_metrics=paper_metrics,
+        gallery=[(heading, files) for heading, files in found.items() if files],
+        tables=tables,
+        curves=None if own_curves is None else own_curves(records),
+    )
 
 
 def _metric_rows(ours: Mapping[str, Any], paper: Mapping[str, float]) -> list[_MetricRow]:
