@@ -5,10 +5,11 @@ The public surface is imported on first use, so that ``import beyond_masking`` a
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the interpreter
+from vireo.lazy import exports
+
+if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from .degradations import Degradation as Degradation
     from .degradations import Desaturate as Desaturate
     from .degradations import Fisheye as Fisheye
@@ -33,37 +34,4 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the 
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "TokenPretrainModel": "model",
-    "pretrain_vit_small": "model",
-    "pretrain_vit_base": "model",
-    "pretrain_vit_large": "model",
-    "build_degradation": "model",
-    "Degradation": "degradations",
-    "Identity": "degradations",
-    "ZoomIn": "zoom",
-    "ZoomOut": "zoom",
-    "Fisheye": "degradations",
-    "RandomBlur": "degradations",
-    "RandomGray": "degradations",
-    "Desaturate": "degradations",
-    "GeneratorDraws": "draws",
-    "KeyedDraws": "draws",
-    "PixelTarget": "targets",
-    "normalized_pixel_target": "targets",
-    "load_pretraining": "official",
-    "load_pretrained_encoder": "official",
-    "from_official": "official",
-    "to_official": "official",
-}
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__, __getattr__, __dir__ = exports(__name__, __file__)

@@ -5,10 +5,11 @@ The public surface is imported on first use, so that ``import fgc`` and every ``
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the interpreter
+from vireo.lazy import exports
+
+if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from .attach import attach_gates as attach_gates
     from .bank import MemoryBank as MemoryBank
     from .blocks import GatedBasicBlock as GatedBasicBlock
@@ -36,40 +37,4 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the 
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ChannelGate": "gate",
-    "binary_concrete_ste": "gate",
-    "gate_noise": "gate",
-    "GatedBasicBlock": "blocks",
-    "gated_blocks": "blocks",
-    "GatedResNet": "resnet",
-    "gated_resnet20": "resnet",
-    "gated_resnet32": "resnet",
-    "gated_resnet56": "resnet",
-    "attach_gates": "attach",
-    "batch_shaping_loss": "shaping",
-    "expected_gate_rate": "shaping",
-    "FeatureGateCoupling": "coupling",
-    "MemoryBank": "bank",
-    "Recipe": "schedules",
-    "RhoController": "objective",
-    "count_macs": "macs",
-    "neighbor_overlap": "neighborhoods",
-    "gate_purity": "neighborhoods",
-    "ConditionalExecutor": "executor",
-    "compact_static_gates": "compact",
-    "measure_latency": "latency",
-    "from_official": "official",
-    "to_official": "official",
-}
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__, __getattr__, __dir__ = exports(__name__, __file__)

@@ -5,10 +5,11 @@ The public surface is imported on first use, so that ``import ssd_det`` and ever
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the interpreter
+from vireo.lazy import exports
+
+if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from .bags import neighborhood_proposals as neighborhood_proposals
     from .bags import random_negatives as random_negatives
     from .bags import select_and_merge as select_and_merge
@@ -25,29 +26,4 @@ if TYPE_CHECKING:  # for type checkers and editors; _HOMES says the same to the 
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "perturb_boxes": "noise",
-    "make_noisy_coco": "noise",
-    "neighborhood_proposals": "bags",
-    "random_negatives": "bags",
-    "select_and_merge": "bags",
-    "mil_bag_loss": "losses",
-    "BoxRefiner": "refiner",
-    "SSDDet": "model",
-    "OAMILDet": "oamil",
-    "refine_annotations": "refine",
-    "from_official": "official",
-    "to_official": "official",
-    "to_torchvision": "torchvision_layout",
-}
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ssd_det' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__, __getattr__, __dir__ = exports(__name__, __file__)

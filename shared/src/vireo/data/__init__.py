@@ -3,10 +3,11 @@
 Names are imported when they are first used, so that importing one part does not cost the others.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to the interpreter
+from vireo.lazy import exports
+
+if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.arrays import ArrayLoader as ArrayLoader
     from vireo.data.arrays import stack_classification as stack_classification
     from vireo.data.cifar import Cifar as Cifar
@@ -50,50 +51,4 @@ if TYPE_CHECKING:  # for type checkers and editors; _MODULES says the same to th
     from vireo.data.transforms import detection_transforms as detection_transforms
     from vireo.data.voc import VocDetection as VocDetection
 
-_MODULES = {
-    "arrays": ("ArrayLoader", "stack_classification"),
-    "cifar": ("Cifar",),
-    "classification": ("ClassificationDataset", "per_class", "resize_images"),
-    "classification_transforms": (
-        "CIFAR10_MEAN",
-        "CIFAR10_STD",
-        "HorizontalFlip",
-        "Normalize",
-        "RandomCrop",
-    ),
-    "coco": ("CocoDetection",),
-    "crops": ("RandomResizedCrop",),
-    "decode": ("decode_image", "decode_jpeg_batch"),
-    "erasing": ("RandomErasing",),
-    "generated": ("GeneratedShapes",),
-    "generated_classes": ("GeneratedClasses",),
-    "image_folder": ("ImageFolder",),
-    "image_tree": ("ImageTree",),
-    "loader": ("DeviceResidentLoader", "Loader"),
-    "mixing": ("Mixing",),
-    "random": ("counter_key", "counter_uniform", "seeded"),
-    "recipes": ("finetune_transforms", "imagenet_transforms"),
-    "records": ("DetectionDataset", "DetectionRecord"),
-    "resized_crops": ("BatchResizedCrop",),
-    "sampler": ("EpochSampler", "aspect_ratio_groups"),
-    "transforms": (
-        "Compose",
-        "NormalizePad",
-        "PhotometricDistort",
-        "RandomHorizontalFlip",
-        "Resize",
-        "ResizeShortSide",
-        "TorchvisionTransform",
-        "detection_transforms",
-    ),
-    "voc": ("VocDetection",),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-__all__ = list(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__all__, __getattr__, __dir__ = exports(__name__, __file__)
