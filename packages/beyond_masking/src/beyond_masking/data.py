@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from vireo.data import (
     ArrayLoader,
     BatchResizedCrop,
@@ -80,65 +77,37 @@ def require_same_classes(train_set: ClassificationDataset, val_set: Classificati
 
 
 def pretraining_loader(
-    dataset: ClassificationDataset,
-    data: Any,
-    augmentation: Any,
-    crop_size: int,
-    *,
-    train: bool = True,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-    seed: int = 0,
+    dataset: ClassificationDataset, data: Any, augmentation: Any, crop_size: int, *, train: bool = True, **here: Any
 ) -> ArrayLoader | Loader:
     """Batches ``(images float32 (B, 3, crop, crop) ImageNet-normalised, {"key", ...})`` on the device.
 
     Random resized crops and flips, in evaluation too: the keys make them the same each time. The last batch of a
     training epoch is left out if it is not full.
 
+    Args:
+        dataset: of any images.
+        data: configuration; ``resident`` images are cropped on the device, others by workers.
+        augmentation: configuration of the crops.
+        crop_size: side of the crops.
+        train: shuffle.
+        **here: ``device``, ``rank``, ``world_size`` and ``seed`` of this process.
+
     Raises:
         InputError: fewer images than a batch has.
     """
-    require_batch(len(dataset), data.batch_size, train, "data.batch_size")
     if data.resident and augmentation.interpolation != "bilinear":
         what = f"images that stay on the device are resized bilinearly, not {augmentation.interpolation}"
         raise InputError(what, "augmentation.interpolation", "use bilinear, or data.resident=false")
-    common: dict[str, Any] = {
-        "batch_size": data.batch_size,
-        "shuffle": train,
-        "drop_last": train,
-        "device": device,
-        "rank": rank,
-        "world_size": world_size,
-        "seed": seed,
-    }
     crop: dict[str, Any] = {"scale": tuple(augmentation.scale), "flip": augmentation.flip}
     if data.resident:
-        loader = ArrayLoader.of(
-            dataset, device_transform=Compose(BatchResizedCrop(crop_size, **crop), Normalize()), **common
-        )
-        require_batch(len(loader.images), data.batch_size, train, "data.batch_size")  # what is left of it
-        return loader
-    return Loader(
-        dataset,
-        transform=RandomResizedCrop(crop_size, interpolation=augmentation.interpolation, **crop),
-        device_transform=Compose(stack_classification, Normalize()),
-        workers=data.workers,
-        on_error=data.on_error,
-        **common,
-    )
+        transform: Any = BatchResizedCrop(crop_size, **crop)
+    else:
+        transform = RandomResizedCrop(crop_size, interpolation=augmentation.interpolation, **crop)
+    return _loader(dataset, data, transform, data.batch_size, train, **here)
 
 
 def labelled_loader(
-    dataset: ClassificationDataset,
-    data: Any,
-    img_size: int,
-    augmentation: Any = None,
-    *,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-    seed: int = 0,
+    dataset: ClassificationDataset, data: Any, img_size: int, augmentation: Any = None, **here: Any
 ) -> ArrayLoader | Loader:
     """Batches ``(images float32 (B, 3, S, S) ImageNet-normalised, {"label", "index", "key"})`` on the device.
 
@@ -149,39 +118,38 @@ def labelled_loader(
         img_size: S.
         augmentation: of training, which shuffles and leaves out a last batch that is not full; None evaluates every
             image, in order.
+        **here: ``device``, ``rank``, ``world_size`` and ``seed`` of this process.
 
     Raises:
         InputError: fewer images than a training batch has, or settings out of range.
     """
-    train = augmentation is not None
-    batch_size = data.batch_size if train else data.eval_batch_size * world_size
+    transform: Any
+    if augmentation is None:
+        whole = BatchResizedCrop(img_size, (1.0, 1.0), flip=0.0)
+        transform = whole if data.resident else finetune_transforms(False, img_size)
+        return _loader(dataset, data, transform, data.eval_batch_size * here.get("world_size", 1), False, **here)
+    crop: dict[str, Any] = {"scale": tuple(augmentation.scale), "flip": augmentation.flip}
+    transform = BatchResizedCrop(img_size, **crop) if data.resident else RandomResizedCrop(img_size, **crop)
+    if augmentation.rand_augment is not None and not data.resident:
+        transform = Compose(transform, RandAugment(augmentation.rand_augment, img_size))
+    return _loader(dataset, data, transform, data.batch_size, True, RandomErasing(augmentation.erasing), **here)
+
+
+def _loader(
+    dataset: ClassificationDataset, data: Any, crop: Any, batch_size: int, train: bool, *last: Any, **here: Any
+) -> ArrayLoader | Loader:
+    """``crop`` is of a batch on the device where images are ``resident``, else of an image in a worker; ``last`` is
+    applied to the normalised batch."""
     require_batch(len(dataset), batch_size, train, "data.batch_size")
-    common: dict[str, Any] = {
-        "batch_size": batch_size,
-        "shuffle": train,
-        "drop_last": train,
-        "device": device,
-        "rank": rank,
-        "world_size": world_size,
-        "seed": seed,
-    }
-    crop: dict[str, Any] = {"scale": (1.0, 1.0), "flip": 0.0}
-    erasing: list[Any] = []
-    if train:
-        crop = {"scale": tuple(augmentation.scale), "flip": augmentation.flip}
-        erasing = [RandomErasing(augmentation.erasing)]
+    common: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train, **here}
     if data.resident:
-        transform = Compose(BatchResizedCrop(img_size, **crop), Normalize(), *erasing)
-        loader = ArrayLoader.of(dataset, device_transform=transform, **common)
+        loader = ArrayLoader.of(dataset, device_transform=Compose(crop, Normalize(), *last), **common)
         require_batch(len(loader.images), batch_size, train, "data.batch_size")  # what is left of it
         return loader
-    in_worker: Any = RandomResizedCrop(img_size, **crop) if train else finetune_transforms(False, img_size)
-    if train and augmentation.rand_augment is not None:
-        in_worker = Compose(in_worker, RandAugment(augmentation.rand_augment, img_size))
     return Loader(
         dataset,
-        transform=in_worker,
-        device_transform=Compose(stack_classification, Normalize(), *erasing),
+        transform=crop,
+        device_transform=Compose(stack_classification, Normalize(), *last),
         workers=data.workers,
         on_error=data.on_error,
         **common,
@@ -196,17 +164,3 @@ def require_batch(images: int, batch_size: int, train: bool, where: str) -> None
     """
     if train and images < batch_size:
         raise InputError(f"{images} images do not fill a batch of {batch_size}", where, f"use at most {images}")
-
-
-def skipped_lines(*sources: Any) -> list[str]:
-    """What data sets and loaders of all processes left out, each once (a collective call).
-
-    Args:
-        sources: objects with a list ``skipped``.
-    """
-    own = [line for source in sources for line in source.skipped]
-    parts = [own]
-    if dist.is_initialized():
-        parts = [own] * dist.get_world_size()
-        dist.all_gather_object(parts, own)
-    return list(dict.fromkeys(line for part in parts for line in part))
