@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 import paper_name
 from vireo.testing import call_script, fill_state_dict, tensor
+from vireo.testing.runs import losses, read
 
 PACKAGE = Path(__file__).resolve().parents[1]
 TINY = ["epochs=2", "data.train_images=64", "data.val_images=32", "data.batch_size=16", "model.width=4"]
@@ -16,23 +16,21 @@ TINY = ["epochs=2", "data.train_images=64", "data.val_images=32", "data.batch_si
 
 def test_network_has_the_reference_outputs() -> None:
     """Reference cases of a paper hold what its authors' code computed; weights and input come from their names."""
-    expected = json.loads((PACKAGE / "tests" / "golden" / "network.json").read_text())["logits"]
+    expected = read(PACKAGE / "tests" / "golden" / "network.json")["logits"]
     network = paper_name.SmallNet(num_classes=3, width=4)
     paper_name.from_official(network, {"state_dict": fill_state_dict(network.state_dict(), seed=1)})
     torch.testing.assert_close(network(tensor("input", (2, 3, 16, 16))), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_training_learns_and_evaluation_repeats_its_number(tmp_path: Path) -> None:
-    assert "model.safetensors" in call_script("paper_name.eval", f"run={tmp_path}").mistake()
+    assert "config.yaml" in call_script("paper_name.eval", f"run={tmp_path}").mistake()
     trained = call_script("paper_name.train", "+experiment=demo", *TINY, f"output_dir={tmp_path}")
     assert trained.status == 0, trained.err
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    losses = [line["losses"]["loss"] for line in lines if line["kind"] == "train"]
-    assert losses[-1] < losses[0]
+    first, *_, last = losses(tmp_path)
+    assert last["loss"] < first["loss"]
     evaluated = call_script("paper_name.eval", f"run={tmp_path}")
     assert evaluated.status == 0, evaluated.err
-    metrics = [json.loads((tmp_path / name).read_text())["metrics"] for name in ("metrics.json", "eval.json")]
-    assert metrics[0] == metrics[1]
+    assert read(tmp_path / "eval.json")["metrics"] == read(tmp_path / "metrics.json")["metrics"]
 
 
 def test_readme_snippet_runs() -> None:

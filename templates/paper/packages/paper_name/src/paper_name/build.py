@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import SGD
+
+from vireo.engine import plain
 
 from .model import SmallNet
 
@@ -19,10 +20,3 @@ def build_network(model: Any, num_classes: int) -> SmallNet:
 def build_optimizer(network: nn.Module, optim: Any) -> SGD:
     """SGD with Nesterov momentum."""
     return SGD(network.parameters(), nesterov=True, **plain(optim))
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration node as a plain dict."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}

@@ -34,28 +34,28 @@ def evaluate(network: nn.Module, batches: Iterable[Any], num_classes: int) -> di
 @entry_point("paper_name.conf", "eval")
 def main(config: DictConfig) -> None:
     """Print the metrics of a run and write them into its folder."""
-    import yaml
-    from omegaconf import OmegaConf
-
     from vireo.engine import load_weights
+    from vireo.engine.devices import evaluation_fabric
+    from vireo.engine.finished import final_weights, read_config
     from vireo.engine.logs import write_json
-    from vireo.errors import InputError
+    from vireo.engine.rendezvous import leave_group
 
     from .build import build_network
     from .data import build_dataset, build_loader
 
-    folder = Path(config.run)
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise InputError("holds no model.safetensors", str(folder), "give the folder of a finished run with run=...")
-    trained = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text()))
+    trained = read_config(config.run, "paper-name-train", ("model", "data"))
+    weights = final_weights(config.run)
+    fabric, here = evaluation_fabric(config)
     dataset = build_dataset(trained.data, train=False)
     num_classes = len(dataset.classes)
-    network = build_network(trained.model, num_classes).to(config.device)
+    network = build_network(trained.model, num_classes).to(fabric.device)
     load_weights(network, weights)
-    metrics = evaluate(network, build_loader(dataset, trained.data, train=False, device=config.device), num_classes)
-    print(f"{folder}: {len(dataset)} images, top-1 error {metrics['top1_error']:.2f} %")
-    write_json(folder / "eval.json", {"run": str(folder), "metrics": metrics})
+    with fabric.autocast():
+        metrics = evaluate(network, build_loader(dataset, trained.data, train=False, **here), num_classes)
+    leave_group()
+    if fabric.global_rank == 0:
+        print(f"{config.run}: {len(dataset)} images, top-1 error {metrics['top1_error']:.2f} %")
+        write_json(Path(config.run) / "eval.json", {"run": str(config.run), "metrics": metrics})
 
 
 if __name__ == "__main__":

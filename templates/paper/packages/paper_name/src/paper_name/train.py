@@ -1,12 +1,12 @@
 """``paper-name-train``: train the network.
 
-paper-name-train +experiment=demo                             # generated pictures, on a CPU in seconds
-torchrun --nproc-per-node 4 -m paper_name.train ...           # several processes
+paper-name-train +experiment=demo                      # generated pictures, on a CPU in seconds
+torchrun --nproc-per-node 4 -m paper_name.train ...    # several processes
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vireo.engine.cli import entry_point
 
@@ -20,27 +20,17 @@ def main(config: DictConfig) -> None:
     import torch.nn.functional as F
 
     from vireo.engine import Run, build_schedule
+    from vireo.report import write_run_report
 
-    from .build import build_network, build_optimizer, plain
+    from .build import build_network, build_optimizer
     from .data import build_dataset, build_loader
     from .eval import evaluate
 
-    run = Run(
-        config.output_dir,
-        seed=config.seed,
-        config=plain(config),
-        epochs=config.epochs,
-        monitor="top1_error",
-        mode="min",
-        resume=config.resume,
-        wandb=plain(config.wandb),
-        **plain(config.run),
-    )
+    run = Run.of(config, monitor="top1_error", mode="min")
     run.launch()
-    here: dict[str, Any] = {"device": run.device, "rank": run.rank, "world_size": run.world_size, "seed": config.seed}
     train_set, val_set = build_dataset(config.data, train=True), build_dataset(config.data, train=False)
-    loader = build_loader(train_set, config.data, train=True, **here)
-    val_loader = build_loader(val_set, config.data, train=False, **here)
+    loader = build_loader(train_set, config.data, train=True, **run.place)
+    val_loader = build_loader(val_set, config.data, train=False, **run.place)
     num_classes = len(train_set.classes)
     network = build_network(config.model, num_classes)
     optimizer = build_optimizer(network, config.optim)
@@ -52,7 +42,7 @@ def main(config: DictConfig) -> None:
             run.step({"loss": F.cross_entropy(model(images), targets["label"])}, image_ids=targets["index"])
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             run.record(evaluate(run.evaluated_model, val_loader, num_classes))
-    run.finish()
+    run.finish(report=lambda folder: write_run_report(folder, "paper_name", {}))
 
 
 if __name__ == "__main__":
