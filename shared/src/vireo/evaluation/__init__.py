@@ -6,44 +6,19 @@ metrics, ``masks`` (n, H, W) or n COCO run-length encodings. Arrays may be torch
 metrics are fractions in [0, 1]; errors of classifiers are in percent.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vireo.evaluation.coco import evaluate_coco
-from vireo.evaluation.merge import gather_predictions
-from vireo.evaluation.voc import voc_average_precision
+from vireo.lazy import exports
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what vireo.lazy imports on first use
+    from vireo.evaluation.coco import evaluate_coco as evaluate_coco
     from vireo.evaluation.features import Features as Features
     from vireo.evaluation.features import gather_features as gather_features
     from vireo.evaluation.knn import knn_error as knn_error
+    from vireo.evaluation.merge import gather_predictions as gather_predictions
     from vireo.evaluation.probe import linear_probe as linear_probe
     from vireo.evaluation.topk import TopK as TopK
     from vireo.evaluation.topk import topk_correct as topk_correct
+    from vireo.evaluation.voc import voc_average_precision as voc_average_precision
 
-_HOMES = {
-    "Features": "features",
-    "TopK": "topk",
-    "gather_features": "features",
-    "knn_error": "knn",
-    "linear_probe": "probe",
-    "topk_correct": "topk",
-}
-__all__ = [
-    "Features",
-    "TopK",
-    "evaluate_coco",
-    "gather_features",
-    "gather_predictions",
-    "knn_error",
-    "linear_probe",
-    "topk_correct",
-    "voc_average_precision",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import torch only when something that needs it is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__all__, __getattr__, __dir__ = exports(__name__, __file__)
