@@ -109,7 +109,7 @@ def test_unwritable_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         def refuse(number: int = number, **options: Any) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(folder.tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
         with pytest.raises(InputError, match=remedy):
             folder.require_writable(tmp_path / "run")
     monkeypatch.undo()
