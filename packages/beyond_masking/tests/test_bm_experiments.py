@@ -12,8 +12,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from beyond_masking import conf
-from beyond_masking.build import build_encoder, build_pretraining, min_lr_factor
-from vireo.engine import build_schedule
+from beyond_masking.build import build_encoder, build_pretraining, schedule_for
 
 FOLDER = Path(conf.__path__[0]) / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -91,13 +90,7 @@ def test_learning_rates_are_those_of_the_authors_program() -> None:
     """The case ``schedule``: 1.2e-3 for 2,048 images, 625 steps an epoch, through the configuration."""
     config = composed("integrated")
     assert config.optim.lr * config.data.batch_size / 256 == pytest.approx(1.2e-3)
-    schedule = build_schedule(
-        "warmup_cosine",
-        epochs=config.epochs,
-        steps_per_epoch=625,
-        warmup_steps=625 * config.optim.warmup_epochs,
-        final=min_lr_factor(config.optim, config.data.batch_size),
-    )
+    schedule = schedule_for(config.optim, config.epochs, 625, config.data.batch_size)
     expected = load("schedule")["pretrain_lr"].tolist()
     assert [1.2e-3 * schedule(step) for step in range(0, 187_500, 1250)] == pytest.approx(expected, abs=1e-12)
 

@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 from vireo.backbones import MaskedViT
 from vireo.engine import layer_decay_groups, plain, weight_decay_groups
 from vireo.engine.finished import initial_weights
+from vireo.engine.schedule import Schedule, build_schedule
 from vireo.errors import InputError
 
 from .model import TokenPretrainModel
@@ -95,6 +96,24 @@ def build_adamw(model: nn.Module, optim: Any, batch_size: int, *, layer_decay: f
 def min_lr_factor(optim: Any, batch_size: int) -> float:
     """The least rate, which does not scale with the batch, as a factor of the rate."""
     return min(1.0, optim.min_lr / _scaled_rate(optim, batch_size))
+
+
+def schedule_for(optim: Any, epochs: int, steps_per_epoch: int, batch_size: int) -> Schedule:
+    """The learning-rate schedule of both recipes (section 4): linear warm-up, then a cosine down to the least rate.
+
+    Args:
+        optim: ``lr``, ``min_lr`` and ``warmup_epochs``.
+        epochs: of the run.
+        steps_per_epoch: optimizer steps.
+        batch_size: images of a step, over all processes.
+    """
+    return build_schedule(
+        "warmup_cosine",
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
+        final=min_lr_factor(optim, batch_size),
+    )
 
 
 def _scaled_rate(optim: Any, batch_size: int) -> float:

@@ -23,10 +23,10 @@ def main(config: DictConfig) -> None:
     import torch.nn.functional as F
 
     from vireo.data import Mixing
-    from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
+    from vireo.engine import Run, plain, say_skipped, write_skipped
     from vireo.engine.finished import save_classes
 
-    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, min_lr_factor
+    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, schedule_for
     from .data import build_dataset, labelled_loader, require_same_classes
     from .draws import batch_key
     from .eval import evaluate_classifier
@@ -51,14 +51,7 @@ def main(config: DictConfig) -> None:
     network.set_grad_checkpointing(config.grad_checkpointing)
     mixing = Mixing(len(train_set.classes), **plain(config.mixing))
     step_images = config.data.batch_size * config.run.accumulate
-    steps_per_epoch = run.steps_per_epoch(loader)
-    schedule = build_schedule(
-        "warmup_cosine",
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
-        final=min_lr_factor(config.optim, step_images),
-    )
+    schedule = schedule_for(config.optim, config.epochs, run.steps_per_epoch(loader), step_images)
     adamw = build_adamw(network, config.optim, step_images, layer_decay=config.optim.layer_decay)
     model, _ = run.setup(network, adamw, schedule)
     if config.compile:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @entry_point("beyond_masking.conf", "pretrain")
 def main(config: DictConfig) -> None:
     """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
-    from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
+    from vireo.engine import Run, plain, say_skipped, write_skipped
 
-    from .build import build_adamw, build_pretraining, compile_blocks, load_start, min_lr_factor
+    from .build import build_adamw, build_pretraining, compile_blocks, load_start, schedule_for
     from .data import build_dataset, pretraining_loader
     from .draws import batch_draws
     from .report import write_gallery, write_pretraining_report
@@ -45,14 +45,7 @@ def main(config: DictConfig) -> None:
     say_skipped(run, *sets)
 
     step_images = config.data.batch_size * config.run.accumulate
-    steps_per_epoch = run.steps_per_epoch(loader)
-    schedule = build_schedule(
-        "warmup_cosine",
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
-        final=min_lr_factor(config.optim, step_images),
-    )
+    schedule = schedule_for(config.optim, config.epochs, run.steps_per_epoch(loader), step_images)
     model, _ = run.setup(network, build_adamw(network, config.optim, step_images), schedule)
     if config.compile:
         compile_blocks(network)
