@@ -134,7 +134,7 @@ def area_matrix(size: int, source: int) -> Tensor:
 
     Row i averages the values from ``floor(i m / n)`` to ``ceil((i + 1) m / n)``: shrinking and enlarging alike.
     """
-    matrix = torch.zeros(size, source)
+    matrix = torch.zeros(size, source, device="cpu")  # whatever the default device: it is kept
     for row in range(size):
         begin, end = row * source // size, -(-(row + 1) * source // size)
         matrix[row, begin:end] = 1 / (end - begin)
