@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vireo.backbones import MaskedViT
 from vireo.engine.checkpoint import LoadReport, fit_state_dict, read, state_dict_in
@@ -159,10 +159,3 @@ def _with_kernels(model: MaskedViT, state: dict[str, Tensor], choice: str, where
         return {key: value for key, value in state.items() if key != "patch_embed.proj.weight"}
     remedy = "set patch_embed=replicate to share them among the colours, or patch_embed=skip for fresh ones"
     raise InputError("the patch kernels are those of gray images", where, remedy)
-
-
-def require_encoder(model: nn.Module) -> MaskedViT:
-    """``model`` as the encoder it must be."""
-    if not isinstance(model, MaskedViT):
-        raise InputError(f"{type(model).__name__} is no encoder of this package", "model", "build a MaskedViT")
-    return model
