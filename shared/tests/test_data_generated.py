@@ -91,18 +91,13 @@ def test_objects_hardly_overlap_and_stand_out() -> None:
     assert min(contrasts) > 40
 
 
-def test_semantic_classification_and_points() -> None:
+def test_semantic() -> None:
     data = GeneratedShapes(10, masks=True, num_objects=(1, 1))
     for index in range(10):
         target = data[index][1]
         image, labels = data.semantic(index)
         assert torch.equal(image, data[index][0])
         assert torch.equal(labels, target["masks"][0] * (target["labels"][0] + 1).to(torch.uint8))
-        assert data.classification(index)[1] == target["labels"][0]
-        _, points, kinds = data.points(index)
-        x, y = points[0].int().tolist()
-        assert target["masks"][0][y, x] == 1
-        assert torch.equal(kinds, target["labels"])
 
 
 def test_subset_and_pickle_keep_their_pictures() -> None:

@@ -92,16 +92,6 @@ class GeneratedShapes(DetectionDataset):
             labels[mask.bool()] = shape.kind + 1
         return self.load_image(index), labels
 
-    def classification(self, index: int) -> tuple[Tensor, int]:
-        """``(image, class index)`` of the largest shape; with ``num_objects=(1, 1)`` the only one."""
-        return self.load_image(index), self._shapes(self._picture(index))[0].kind
-
-    def points(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """``(image, points, labels)``: the centroid of each object, xy float32 ``(N, 2)``, and its class ``(N,)``."""
-        shapes = self._shapes(self._picture(index))
-        points = torch.from_numpy(np.array([shape.centre for shape in shapes], np.float32))
-        return self.load_image(index), points, torch.tensor([shape.kind for shape in shapes])
-
     def export(self, folder: str | Path, split: str = "train") -> Path:
         """Write the data set as files in both formats the readers know.
 
