@@ -23,7 +23,7 @@ _GEOMETRY, _PIXELS = 0, 1
 
 
 class GeneratedShapes(DetectionDataset):
-    """Ellipses, rectangles and triangles: a detection, segmentation, classification and point data set.
+    """Ellipses, rectangles and triangles: a detection and segmentation data set.
 
     A box bounds the outline of its shape exactly, in continuous coordinates. A mask holds the pixels whose centre lies
     inside the outline; its own bounds are those of the box, up to a sharp tip thinner than a pixel. Shapes hardly
