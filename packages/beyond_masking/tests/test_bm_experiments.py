@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bm_command_line import call
 from bm_golden import load
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
@@ -114,9 +115,10 @@ def test_finetuning_recipe(name: str) -> None:
         assert parameters - 12 * 768 == pytest.approx(86.4e6, rel=2e-3)
 
 
-def test_an_experiment_of_the_other_entry_point_is_refused() -> None:
-    from bm_command_line import call
-
-    outcome = call("pretrain", "+experiment=finetune_base")
+@pytest.mark.parametrize(
+    ("script", "other", "name"), [("pretrain", "finetune", "finetune_demo"), ("finetune", "pretrain", "demo")]
+)
+def test_an_experiment_of_the_other_script_is_refused(tmp_path: Path, script: str, other: str, name: str) -> None:
+    outcome = call(script, f"+experiment={name}", f"output_dir={tmp_path / 'run'}")
     assert outcome.status == 2
-    assert "error:" in outcome.err
+    assert f"these are the settings of beyond-masking-{other}" in outcome.err

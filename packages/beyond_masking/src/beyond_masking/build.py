@@ -26,7 +26,7 @@ def build_pretraining(config: Any) -> TokenPretrainModel:
         InputError: an unknown name, or sizes that do not fit each other.
     """
     model = plain(config.model)
-    model.pop("drop_path_rate", None)  # of classifiers
+    require_own(config, "drop_path_rate" in model, "beyond-masking-finetune")
     options = plain(config.degradation)
     name = options.pop("name")
     return TokenPretrainModel(
@@ -37,6 +37,24 @@ def build_pretraining(config: Any) -> TokenPretrainModel:
         init=config.init_weights,
         **model,
     )
+
+
+def require_own(config: Any, foreign: bool, script: str) -> None:
+    """Check that an experiment was made for this script.
+
+    Args:
+        config: the run's configuration.
+        foreign: whether it has what only those of another script have.
+        script: that one.
+
+    Raises:
+        InputError: it was not.
+    """
+    if foreign:
+        where = f"settings of {config.output_dir}"
+        raise InputError(
+            f"these are the settings of {script}", where, f"run {script}, or choose another +experiment=..."
+        )
 
 
 def build_encoder(model: Any, *, readout: str = "none", num_classes: int = 0) -> MaskedViT:

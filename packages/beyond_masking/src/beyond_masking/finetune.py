@@ -26,13 +26,14 @@ def main(config: DictConfig) -> None:
     from vireo.engine import Run, plain, say_skipped, write_skipped
     from vireo.engine.finished import save_classes
 
-    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, schedule_for
+    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, require_own, schedule_for
     from .data import build_dataset, labelled_loader, require_same_classes
     from .draws import batch_key
     from .eval import evaluate_classifier
     from .load import require_same_sizes
     from .report import write_finetuning_report
 
+    require_own(config, "degradation" in config, "beyond-masking-pretrain")
     run = Run.of(config, monitor="top1_error", mode="min")
     run.launch()
     img_size = config.model.img_size
