@@ -24,6 +24,7 @@ from vireo.report import (
     grid,
     plot_curves,
     plot_lines,
+    stacked,
     write_picture,
     write_report,
     write_run_report,
@@ -291,3 +292,12 @@ def test_report_of_a_folder(tmp_path: Path) -> None:
     for words in ("A run", "0.250", "0.500", "What was found", "found 00", f"{len(log_records())} records"):
         assert words in page
     assert "What was not" not in page
+
+
+def test_stacked_pictures_stand_below_each_other_on_the_ground_of_the_first() -> None:
+    first, second = np.full((2, 5, 3), 7, np.uint8), np.full((3, 2, 3), 9, np.uint8)
+    canvas = stacked([first, second])
+    assert canvas.shape == (5, 5, 3)
+    assert (canvas[:2] == 7).all()
+    assert (canvas[2:, :2] == 9).all()
+    assert (canvas[2:, 2:] == 7).all()

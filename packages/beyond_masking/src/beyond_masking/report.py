@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vireo import report
-from vireo.report import grid, write_picture
+from vireo.report import grid, stacked, write_picture
 from vireo.report.html import Table
 
 from .draws import Draws
@@ -42,17 +42,6 @@ def as_picture(image: Tensor) -> np.ndarray:
     factor = max(1, round(CELL / image.shape[-1]))
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(pixels.repeat(factor, 0).repeat(factor, 1))
-
-
-def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures below each other, at the left, on their own ground (the colour of the first one's corner)."""
-    width = max(picture.shape[1] for picture in pictures)
-    canvas = np.full((sum(len(picture) for picture in pictures), width, 3), pictures[0][0, 0], np.uint8)
-    top = 0
-    for picture in pictures:
-        canvas[top : top + len(picture), : picture.shape[1]] = picture
-        top += len(picture)
-    return canvas
 
 
 def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:

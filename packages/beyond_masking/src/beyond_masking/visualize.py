@@ -53,8 +53,10 @@ def recovery_sheet(networks: Sequence[TokenPretrainModel], path: Path, seed: int
         path: image file.
         seed: of masks and degradations.
     """
+    from vireo.report import stacked
+
     from .draws import GeneratorDraws
-    from .report import recovery_grid, stacked
+    from .report import recovery_grid
 
     rows = []
     for network in networks:

@@ -102,7 +102,7 @@ def write_picture(folder: Path) -> Path:
     import cv2
     import numpy as np
 
-    from vireo.report import grid
+    from vireo.report import grid, stacked
 
     def read(path: Path) -> np.ndarray:
         return cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2RGB)
@@ -110,15 +110,9 @@ def write_picture(folder: Path) -> Path:
     patterns = [read(sorted((folder / arm / "gallery").glob("block_*.png"))[-1]) for arm in ARMS]
     captions = [f"{name}: gates of the last block, images by class" for name, _ in ARMS.values()]
     examples = [read(path) for path in sorted((folder / "fgc" / "gallery").glob("gates_*.png"))[1:3]]
-    parts = [grid(patterns, 2, captions), *examples]
-    width = max(part.shape[1] for part in parts)
-    canvas = np.full((sum(len(part) for part in parts), width, 3), parts[0][0, 0], np.uint8)  # the grids' own ground
-    top = 0
-    for part in parts:
-        canvas[top : top + len(part), : part.shape[1]] = part
-        top += len(part)
+    canvas = stacked([grid(patterns, 2, captions), *examples])
     target = folder / "picture.png"
-    height = round(len(canvas) * PICTURE_WIDTH / width)
+    height = round(len(canvas) * PICTURE_WIDTH / canvas.shape[1])
     picture = cv2.resize(canvas, (PICTURE_WIDTH, height), interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(target), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return target

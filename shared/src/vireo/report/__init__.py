@@ -1,7 +1,7 @@
 """Pictures of detections, training curves and the HTML page of a run."""
 
 from vireo.report.curves import plot_curves, plot_lines
-from vireo.report.draw import class_colour, draw_detections, grid, write_picture
+from vireo.report.draw import class_colour, draw_detections, grid, stacked, write_picture
 from vireo.report.html import Table, write_report, write_run_report
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "grid",
     "plot_curves",
     "plot_lines",
+    "stacked",
     "write_picture",
     "write_report",
     "write_run_report",

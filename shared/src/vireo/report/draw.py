@@ -150,6 +150,24 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     write_atomically(path, lambda file: image.save(file, **kind))
 
 
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, at the left, on the ground of the first (the colour of its corner).
+
+    Args:
+        pictures: uint8 (h, w, 3) RGB, sizes may differ; at least one.
+
+    Returns:
+        uint8 (sum of h, greatest w, 3).
+    """
+    width = max(picture.shape[1] for picture in pictures)
+    canvas = np.full((sum(len(picture) for picture in pictures), width, 3), pictures[0][0, 0], np.uint8)
+    top = 0
+    for picture in pictures:
+        canvas[top : top + len(picture), : picture.shape[1]] = picture
+        top += len(picture)
+    return canvas
+
+
 def _as_hwc(image: Any) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.shape[2] != 3:
