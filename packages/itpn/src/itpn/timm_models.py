@@ -1,0 +1,1 @@
+"""The backbones as timm models."""
