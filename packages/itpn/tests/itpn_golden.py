@@ -54,6 +54,16 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = FORWARD) -> None:
     assert worst <= tolerance * greatest, f"off by {worst:.3g} of {greatest:.3g}, allowed {tolerance:g} of it"
 
 
+PYRAMID = ("align_dim_", "split_", "block_16to8", "block_8to4", "fpn_modules")
+
+
+def parts(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The entries of backbone and pyramid of an authors' state dict, without the buffer of indices."""
+    neck = {key: value for key, value in state.items() if key.startswith(PYRAMID)}
+    rest = {key: value for key, value in state.items() if key not in neck and key != "relative_position_index"}
+    return rest, neck
+
+
 __all__ = [
     "FORWARD",
     "GOLDEN",
@@ -64,6 +74,7 @@ __all__ = [
     "keys",
     "load",
     "load_json",
+    "parts",
     "tensor",
     "values",
 ]
