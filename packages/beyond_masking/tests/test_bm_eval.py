@@ -26,11 +26,10 @@ from bm_command_line import (
 from omegaconf import OmegaConf
 
 from beyond_masking import to_official
-from beyond_masking.data import build_dataset, labelled_loader
 from beyond_masking.features import pooled_features
 from beyond_masking.load import load_run
 from vireo.backbones import MaskedViT
-from vireo.data import Normalize
+from vireo.data import Normalize, build_dataset, labelled_loader
 from vireo.engine.logs import flatten
 from vireo.errors import InputError
 from vireo.testing.series import torchrun

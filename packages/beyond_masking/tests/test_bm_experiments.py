@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from beyond_masking import conf
-from beyond_masking.build import build_encoder, build_pretraining, schedule_for
+from beyond_masking.build import build_encoder, build_pretraining
+from vireo.engine import schedule_for
 
 FOLDER = Path(conf.__path__[0]) / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -34,10 +34,8 @@ from safetensors.torch import save_file
 
 from beyond_masking import to_official
 from beyond_masking.build import build_encoder, load_encoder
-from beyond_masking.data import build_dataset, labelled_loader
-from beyond_masking.draws import batch_key
 from beyond_masking.load import load_run
-from vireo.data import Mixing
+from vireo.data import Mixing, batch_key, build_dataset, labelled_loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 

@@ -19,11 +19,11 @@ from vireo.testing.series import Task, series, torchrun
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
 PRELOAD = [
+    *(f"beyond_masking.{module}" for module in ("build", "draws", "finetune", "load", "pretrain", "report")),
     *(
-        f"beyond_masking.{module}"
-        for module in ("build", "data", "draws", "eval", "finetune", "load", "pretrain", "report")
+        f"vireo.{module}"
+        for module in ("data.image_sets", "data.mixing", "engine.optim", "engine.run", "evaluation.classifier")
     ),
-    *(f"vireo.{module}" for module in ("data.erasing", "data.mixing", "data.recipes", "engine.run", "evaluation.topk")),
     "torch._dynamo",  # which optimizers import
 ]
 WITHOUT = ["beyond_masking.report.write_run_report", "beyond_masking.report.write_pretraining_report"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.models.vision_transformer import Block
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from vireo.backbones import MaskedViT
-from vireo.engine import layer_decay_groups, plain, weight_decay_groups
+from vireo.engine import adamw, layer_decay_groups, plain, require_own, scaled_rate, weight_decay_groups
 from vireo.engine.finished import initial_weights
-from vireo.engine.schedule import Schedule, build_schedule
+from vireo.engine.optim import compile_blocks as compile_each
 from vireo.errors import InputError
 
 from .model import TokenPretrainModel
@@ -37,24 +38,6 @@ def build_pretraining(config: Any) -> TokenPretrainModel:
         init=config.init_weights,
         **model,
     )
-
-
-def require_own(config: Any, foreign: bool, script: str) -> None:
-    """Check that an experiment was made for this script.
-
-    Args:
-        config: the run's configuration.
-        foreign: whether it has what only those of another script have.
-        script: that one.
-
-    Raises:
-        InputError: it was not.
-    """
-    if foreign:
-        where = f"settings of {config.output_dir}"
-        raise InputError(
-            f"these are the settings of {script}", where, f"run {script}, or choose another +experiment=..."
-        )
 
 
 def build_encoder(model: Any, *, readout: str = "none", num_classes: int = 0) -> MaskedViT:
@@ -102,47 +85,14 @@ def build_adamw(model: nn.Module, optim: Any, batch_size: int, *, layer_decay: f
     Raises:
         InputError: a rate that is not positive, or ``layer_decay`` out of range.
     """
-    lr = _scaled_rate(optim, batch_size)
+    lr = scaled_rate(optim, batch_size)
     if layer_decay is None:
         groups = weight_decay_groups(model, optim.weight_decay, lr, skip=("decoder.mask_token",))
     else:
         groups = layer_decay_groups(model, optim.weight_decay, layer_decay, lr=lr)
-    device = next(model.parameters()).device
-    return AdamW(groups, lr=lr, betas=tuple(optim.betas), fused=device.type in ("cpu", "cuda"))
-
-
-def min_lr_factor(optim: Any, batch_size: int) -> float:
-    """The least rate, which does not scale with the batch, as a factor of the rate."""
-    return min(1.0, optim.min_lr / _scaled_rate(optim, batch_size))
-
-
-def schedule_for(optim: Any, epochs: int, steps_per_epoch: int, batch_size: int) -> Schedule:
-    """The learning-rate schedule of both recipes (section 4): linear warm-up, then a cosine down to the least rate.
-
-    Args:
-        optim: ``lr``, ``min_lr`` and ``warmup_epochs``.
-        epochs: of the run.
-        steps_per_epoch: optimizer steps.
-        batch_size: images of a step, over all processes.
-    """
-    return build_schedule(
-        "warmup_cosine",
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
-        final=min_lr_factor(optim, batch_size),
-    )
-
-
-def _scaled_rate(optim: Any, batch_size: int) -> float:
-    if not optim.lr > 0:
-        raise InputError(f"a rate of {optim.lr} trains nothing", "optim.lr", "use a positive one, e.g. 1e-3")
-    return optim.lr * batch_size / 256
+    return adamw(groups, optim, batch_size)
 
 
 def compile_blocks(model: nn.Module) -> None:
     """``torch.compile`` each transformer block in place: one small graph for all of them."""
-    for module in model.modules():
-        if isinstance(module, nn.Sequential) and len(module) and type(module[0]).__name__ == "Block":
-            for block in module:
-                block.compile()
+    compile_each(model, Block)

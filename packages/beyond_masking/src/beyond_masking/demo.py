@@ -101,12 +101,12 @@ def write_figure(folder: Path, seed: int) -> Path:
     """``picture.png``: original, input and prediction of some evaluation images for every arm."""
     import torch
 
-    from vireo.report import write_picture
+    from vireo.data import build_dataset, pretraining_loader
+    from vireo.report import side_by_side, write_picture
 
-    from .data import build_dataset, pretraining_loader
     from .draws import GeneratorDraws
     from .load import load_run
-    from .report import recovery_grid, side_by_side
+    from .report import recovery_grid
 
     sheets = []
     for name in ("mask", "zoomed_in", "integrated"):

@@ -67,9 +67,8 @@ def build_sets(data: Any) -> tuple[DetectionDataset, DetectionDataset]:
     from pathlib import Path
 
     from vireo.data import CocoDetection, GeneratedShapes
+    from vireo.data.image_sets import VAL_SEED
     from vireo.errors import InputError
-
-    from .data import VAL_SEED
 
     if data.format == "generated":
         shapes: dict[str, Any] = {"image_size": tuple(data.image_size), "object_size": tuple(data.object_size)}
@@ -102,9 +101,7 @@ def build_loader(dataset: DetectionDataset, data: Any, train: bool, **here: Any)
     """
     import numpy as np
 
-    from vireo.data import Loader, RandomHorizontalFlip, aspect_ratio_groups
-
-    from .data import require_batch
+    from vireo.data import Loader, RandomHorizontalFlip, aspect_ratio_groups, require_batch
 
     require_batch(len(dataset), data.batch_size, train, "data.batch_size")
     sizes = np.array([dataset.image_size(i) for i in range(len(dataset))])

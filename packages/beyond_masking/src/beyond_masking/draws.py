@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vireo.data.random import counter_key, counter_uniform
+from vireo.data.random import batch_key, counter_uniform
 
 
 class Draws(Protocol):
@@ -63,11 +63,6 @@ class KeyedDraws:
         """See :class:`Draws`; by Box and Muller."""
         radius, angle = self.uniform(stream, 2 * n, shared=shared).chunk(2, 1)
         return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * angle).cos()
-
-
-def batch_key(seed: int, epoch: int, batch: int) -> int:
-    """The key of what is drawn once for batch number ``batch`` of an epoch, the same on all processes."""
-    return counter_key(seed, epoch, -1 - batch)  # negative: not the key of any sample
 
 
 def batch_draws(keys: Tensor, seed: int, epoch: int, batch: int) -> KeyedDraws:

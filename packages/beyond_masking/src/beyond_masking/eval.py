@@ -15,55 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vireo.engine.cli import entry_point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from omegaconf import DictConfig
-    from torch import nn
-
-PROTOCOLS = ("auto", "classifier", "knn", "linear", "features")
-
-
-def evaluate_classifier(network: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
-    """Errors over all processes (each must call this).
-
-    Args:
-        network: not wrapped for several processes; left in evaluation mode.
-        batches: an evaluation loader over this process's share of the data.
-
-    Returns:
-        ``top1_error``, with more than five classes ``top5_error``, and ``top1_accuracy`` and so on, in percent.
-    """
-    import torch
-
-    from vireo.evaluation import TopK
-
-    from .features import with_accuracy
-
-    network.eval()
-    num_classes: int = network.num_classes  # type: ignore[assignment]
-    errors = TopK(num_classes, (1, 5) if num_classes > 5 else (1,))
-    with torch.no_grad():
-        for images, targets in batches:
-            errors.update(network(images), targets["label"])
-    return with_accuracy({name: value for name, value in errors.compute().items() if name.startswith("top")})
-
-
-def chosen_protocol(protocol: str, kind: str) -> str:
-    """The protocol for a run of this kind: ``classifier``, ``knn``, ``linear`` or ``features``.
-
-    Raises:
-        InputError: an unknown protocol, or ``classifier`` for a pre-training run.
-    """
-    from vireo.errors import InputError
-
-    if protocol not in PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}", "protocol", f"use one of {', '.join(PROTOCOLS)}")
-    if protocol == "auto":
-        return "classifier" if kind == "classifier" else "features"
-    if protocol == "classifier" and kind != "classifier":
-        remedy = "use knn, linear or features, or give a run of beyond-masking-finetune"
-        raise InputError("a pre-training run has no classifier", "protocol", remedy)
-    return protocol
 
 
 @entry_point("beyond_masking.conf", "eval")
@@ -73,21 +25,23 @@ def main(config: DictConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vireo.data import build_dataset, labelled_loader, require_same_classes
     from vireo.engine import print_skipped, skipped_lines
     from vireo.engine.devices import evaluation_fabric
     from vireo.engine.finished import changed_data, require_classes
     from vireo.engine.folder import require_writable
     from vireo.engine.logs import flatten, write_json
     from vireo.engine.rendezvous import leave_group
-    from vireo.errors import InputError
+    from vireo.evaluation import evaluate_classifier, feature_errors
+    from vireo.evaluation.frozen import chosen_protocol, require_neighbours, require_pooling
 
-    from .data import build_dataset, labelled_loader, require_same_classes
-    from .features import encoded, feature_errors, require_pooling
+    from .features import encoded
     from .load import load_run
 
     require_pooling(config.features)
     loaded = load_run(config.run, config.weights, untrained=config.untrained)
-    protocol = chosen_protocol(config.protocol, loaded.kind)
+    remedy = "or give a run of beyond-masking-finetune"
+    protocol = chosen_protocol(config.protocol, loaded.kind == "classifier", remedy)
     out = Path(config.out or Path(config.run) / ("eval_untrained.json" if config.untrained else "eval.json"))
     require_writable(out.parent, "out=...")
     data = changed_data(loaded.config.data, config.data)
@@ -106,9 +60,8 @@ def main(config: DictConfig) -> None:
     else:
         train_set = build_dataset(data, train=True)
         require_same_classes(train_set, val_set, str(data.get("root")))
-        if protocol != "linear" and not 1 <= config.k <= len(train_set):
-            what = f"{config.k} is not between 1 and the {len(train_set)} labelled training images"
-            raise InputError(what, "k", "use fewer neighbours, or more images")
+        if protocol != "linear":
+            require_neighbours(config.k, len(train_set))
         train_loader = labelled_loader(train_set, data, img_size, **here)
         sources += [train_set, train_loader]
         with fabric.autocast():

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from vireo.backbones import MaskedViT
-from vireo.errors import InputError
-from vireo.evaluation import Features, gather_features, knn_error, linear_probe
-
-Pooling = Literal["mean", "mean_max"]
-POOLINGS = ("mean", "mean_max")
-
-
-def require_pooling(pooling: str) -> None:
-    """Check that there is such a pooling.
-
-    Raises:
-        InputError: there is none.
-    """
-    if pooling not in POOLINGS:
-        raise InputError(f"unknown pooling {pooling!r}", "features", f"use one of {', '.join(POOLINGS)}")
+from vireo.evaluation import Features, gather_features, pooled
+from vireo.evaluation.frozen import Pooling
 
 
 def pooled_features(encoder: MaskedViT, images: Tensor, pooling: Pooling = "mean_max") -> Tensor:
@@ -43,13 +29,11 @@ def pooled_features(encoder: MaskedViT, images: Tensor, pooling: Pooling = "mean
     Raises:
         InputError: another pooling, or images of another size.
     """
-    require_pooling(pooling)
     if encoder.patch_embed.proj.in_channels == 1 and images.shape[1] == 3:
         images = images.mean(1, keepdim=True)
     # with read-out "mean" the tokens' norm is the identity and fc_norm the last one; with the others it is the reverse
     tokens = encoder.fc_norm(encoder.forward_visible(images))[:, encoder.num_prefix_tokens :]
-    mean = tokens.mean(1)
-    return mean if pooling == "mean" else torch.cat((mean, tokens.amax(1)), 1)
+    return pooled(tokens, pooling)
 
 
 def encoded(encoder: MaskedViT, batches: Iterable[Any], pooling: Pooling = "mean_max") -> Features:
@@ -62,42 +46,3 @@ def encoded(encoder: MaskedViT, batches: Iterable[Any], pooling: Pooling = "mean
     """
     encoder.eval()
     return gather_features(lambda images: pooled_features(encoder, images, pooling), batches)
-
-
-def feature_errors(
-    train: Features,
-    test: Features,
-    num_classes: int,
-    *,
-    protocol: Literal["knn", "linear", "features"] = "features",
-    k: int = 20,
-    device: torch.device | str | None = None,
-) -> dict[str, dict[str, Any]]:
-    """What simple classifiers make of frozen features.
-
-    Args:
-        train, test: labelled features.
-        num_classes: C.
-        protocol: ``knn``, ``linear`` or, with ``features``, both.
-        k: neighbours of k-NN.
-        device: where to compute; None: the CPU.
-
-    Returns:
-        Under ``knn`` and ``linear`` what :func:`~vireo.evaluation.knn_error` and
-        :func:`~vireo.evaluation.linear_probe` return, and accuracies; in percent.
-
-    Raises:
-        InputError: ``k`` out of range, or too few images of a class.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    if protocol in ("knn", "features"):
-        found["knn"] = with_accuracy(knn_error(train, test, k, device=device))
-    if protocol in ("linear", "features"):
-        found["linear"] = with_accuracy(linear_probe(train, test, num_classes, device=device))
-    return found
-
-
-def with_accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
-    """``metrics`` and, for each ``top<k>_error`` in percent, ``top<k>_accuracy``, which the paper reports."""
-    errors = {name: value for name, value in metrics.items() if name.startswith("top") and name.endswith("_error")}
-    return {**metrics, **{name.replace("_error", "_accuracy"): 100 - value for name, value in errors.items()}}

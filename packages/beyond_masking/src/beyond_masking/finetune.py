@@ -22,15 +22,13 @@ def main(config: DictConfig) -> None:
     """One fine-tuning run in ``output_dir``; started again, it goes on where it stopped."""
     import torch.nn.functional as F
 
-    from vireo.data import Mixing
-    from vireo.engine import Run, plain, say_skipped, write_skipped
+    from vireo.data import Mixing, batch_key, build_dataset, labelled_loader, require_same_classes
+    from vireo.engine import Run, plain, require_own, say_skipped, schedule_for, write_skipped
     from vireo.engine.finished import save_classes
+    from vireo.evaluation import evaluate_classifier
 
-    from .build import build_adamw, build_encoder, compile_blocks, load_encoder, require_own, schedule_for
-    from .data import build_dataset, labelled_loader, require_same_classes
-    from .draws import batch_key
-    from .eval import evaluate_classifier
-    from .load import require_same_sizes
+    from .build import build_adamw, build_encoder, compile_blocks, load_encoder
+    from .load import require_same_model
     from .report import write_finetuning_report
 
     require_own(config, "degradation" in config, "beyond-masking-pretrain")
@@ -47,7 +45,7 @@ def main(config: DictConfig) -> None:
 
     network = build_encoder(config.model, readout=config.readout, num_classes=len(train_set.classes))
     if config.init is not None:
-        require_same_sizes(config.model, config.init, config.readout)
+        require_same_model(config.model, config.init, config.readout)
         load_encoder(network, config.init, config.patch_embed)
     network.set_grad_checkpointing(config.grad_checkpointing)
     mixing = Mixing(len(train_set.classes), **plain(config.mixing))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from omegaconf import DictConfig
 
 from vireo.backbones import MaskedViT
 from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
-from vireo.engine.finished import class_name, final_weights, read_classes, read_config
+from vireo.engine.finished import class_name, final_weights, read_classes, read_config_of, require_same_sizes
 from vireo.engine.rng import seed_all
 from vireo.errors import InputError
 
@@ -23,7 +23,7 @@ Kind = Literal["pretraining", "classifier"]
 
 _SCRIPTS = {"pretraining": "beyond-masking-pretrain", "classifier": "beyond-masking-finetune"}
 _COMMON_KEYS = ("model", "data", "augmentation", "optim", "seed")
-_OWN_KEYS: dict[Kind, set[str]] = {"pretraining": {"degradation", "mask_ratio"}, "classifier": {"readout", "mixing"}}
+_OWN_KEYS = {"pretraining": {"degradation", "mask_ratio"}, "classifier": {"readout", "mixing"}}
 _SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # the image may have another size: positions are computed
 
 
@@ -75,7 +75,7 @@ def load_run(
         InputError: no such run, one of another kind, no weights in it, both ``weights`` and ``untrained``, or weights
             that cannot be read, are refused or do not fit.
     """
-    config, found = _read_config(folder)
+    config, found = _config_and_kind(folder)
     if kind is not None and found != kind:
         what = f"is a run of {_SCRIPTS[found]}"
         raise InputError(what, str(folder), f"give the folder of a run of {_SCRIPTS[kind]}")
@@ -111,7 +111,7 @@ def load_classifier(model: MaskedViT, path: str | os.PathLike[str]) -> None:
     fit_state_dict(model, state, str(path))
 
 
-def require_same_sizes(model: Any, init: str, readout: str = "mean") -> None:
+def require_same_model(model: Any, init: str, readout: str = "mean") -> None:
     """Check that a classifier has the sizes of the run it starts from; nothing to check where ``init`` is a file.
 
     Args:
@@ -122,23 +122,11 @@ def require_same_sizes(model: Any, init: str, readout: str = "mean") -> None:
     Raises:
         InputError: naming the sizes of both.
     """
-    if not (Path(init) / "config.yaml").is_file():
-        return
-    theirs = _read_config(init)[0].model
-    names = [*_SIZES, *(["positions"] if readout != "cls" else [])]
-    differing = [name for name in names if theirs.get(name) != model.get(name)]
-    if differing:
-        sizes = [", ".join(f"{name} {own.get(name)}" for name in differing) for own in (theirs, model)]
-        overrides = " ".join(f"model.{name}={theirs.get(name)}" for name in differing)
-        what = f"the run's model has {sizes[0]}; this one has {sizes[1]}"
-        raise InputError(what, init, f"give the model of its pre-training: {overrides}")
+    if (Path(init) / "config.yaml").is_file():
+        names = [*_SIZES, *(["positions"] if readout != "cls" else [])]
+        require_same_sizes(model, _config_and_kind(init)[0].model, names, init)
 
 
-def _read_config(folder: str | os.PathLike[str]) -> tuple[DictConfig, Kind]:
-    scripts = " or ".join(_SCRIPTS.values())
-    config = read_config(folder, scripts, _COMMON_KEYS)
-    for kind, own in _OWN_KEYS.items():
-        if own <= config.keys():
-            return config, kind
-    path = str(Path(folder) / "config.yaml")
-    raise InputError(f"is no configuration of {scripts}", path, f"give the folder of a run of {scripts}")
+def _config_and_kind(folder: str | os.PathLike[str]) -> tuple[DictConfig, Kind]:
+    config, kind = read_config_of(folder, _SCRIPTS, _OWN_KEYS, _COMMON_KEYS)
+    return config, cast(Kind, kind)

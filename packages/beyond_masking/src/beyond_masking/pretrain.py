@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @entry_point("beyond_masking.conf", "pretrain")
 def main(config: DictConfig) -> None:
     """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
-    from vireo.engine import Run, plain, say_skipped, write_skipped
+    from vireo.data import build_dataset, pretraining_loader
+    from vireo.engine import Run, plain, say_skipped, schedule_for, write_skipped
 
-    from .build import build_adamw, build_pretraining, compile_blocks, load_start, schedule_for
-    from .data import build_dataset, pretraining_loader
+    from .build import build_adamw, build_pretraining, compile_blocks, load_start
     from .draws import batch_draws
     from .report import write_gallery, write_pretraining_report
 

@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vireo import report
-from vireo.report import grid, stacked, write_picture
+from vireo.report import as_picture, grid, write_picture
 from vireo.report.html import Table
 
 from .draws import Draws
 from .model import TokenPretrainModel
-
-CELL = 224  # pixels, at least, of a picture in a grid
 
 
 def recovery_grid(network: TokenPretrainModel, images: Tensor, draws: Draws | None = None) -> np.ndarray:
@@ -35,18 +32,6 @@ def recovery_grid(network: TokenPretrainModel, images: Tensor, draws: Draws | No
     captions = ["original", network.task, "prediction"] + [""] * (3 * len(images) - 3)
     cells = [as_picture(parts[name][row]) for row in range(len(images)) for name in ("original", "input", "prediction")]
     return grid(cells, 3, captions)
-
-
-def as_picture(image: Tensor) -> np.ndarray:
-    """An image in [0, 1], ``(3, H, W)``, as uint8 ``(H', W', 3)``, small ones enlarged by a whole factor."""
-    factor = max(1, round(CELL / image.shape[-1]))
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(pixels.repeat(factor, 0).repeat(factor, 1))
-
-
-def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures beside each other, at the top, on the ground of the first."""
-    return stacked([picture.transpose(1, 0, 2) for picture in pictures]).transpose(1, 0, 2)
 
 
 def write_gallery(network: TokenPretrainModel, images: Tensor, folder: Path) -> None:

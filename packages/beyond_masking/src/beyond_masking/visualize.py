@@ -67,11 +67,10 @@ def recovery_sheet(networks: Sequence[TokenPretrainModel], path: Path, seed: int
 
 def degradation_sheet(path: Path, size: int, seed: int) -> np.ndarray:
     """What the encoder sees of an image under each degradation, without a mask; uint8 ``(H, W, 3)``."""
-    from vireo.report import grid
+    from vireo.report import as_picture, grid
 
     from .draws import GeneratorDraws
     from .model import DEGRADATIONS, build_degradation
-    from .report import as_picture
     from .targets import denormalized
 
     cells, captions = [], []

@@ -27,10 +27,16 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.generated import GeneratedShapes as GeneratedShapes
     from vireo.data.generated_classes import GeneratedClasses as GeneratedClasses
     from vireo.data.image_folder import ImageFolder as ImageFolder
+    from vireo.data.image_sets import build_dataset as build_dataset
+    from vireo.data.image_sets import labelled_loader as labelled_loader
+    from vireo.data.image_sets import pretraining_loader as pretraining_loader
+    from vireo.data.image_sets import require_batch as require_batch
+    from vireo.data.image_sets import require_same_classes as require_same_classes
     from vireo.data.image_tree import ImageTree as ImageTree
     from vireo.data.loader import DeviceResidentLoader as DeviceResidentLoader
     from vireo.data.loader import Loader as Loader
     from vireo.data.mixing import Mixing as Mixing
+    from vireo.data.random import batch_key as batch_key
     from vireo.data.random import counter_key as counter_key
     from vireo.data.random import counter_uniform as counter_uniform
     from vireo.data.random import seeded as seeded

@@ -56,6 +56,11 @@ def counter_key(seed: int, epoch: int, index: int) -> int:
     return key >> 1
 
 
+def batch_key(seed: int, epoch: int, batch: int) -> int:
+    """The key of what is drawn once for batch number ``batch`` of an epoch, the same on all processes."""
+    return counter_key(seed, epoch, -1 - batch)  # negative: not the key of any sample
+
+
 def counter_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
     """:func:`counter_key` of many indices at once: (n,) integers in, (n,) int64 out."""
     prefix = 0

@@ -6,7 +6,7 @@ generators, which the loader seeds per sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SMALL = 32
 """Largest side of a small image (CIFAR), of which no part can be spared."""
+CROP_PCT = 224 / 256
+"""Share of the resized image's short side that evaluation looks at."""
 
 
 class ImageTransform:
@@ -40,19 +42,20 @@ class RandAugment:
         policy: timm's description, e.g. ``"rand-m9-mstd0.5-inc1"``: magnitude 9 with deviation 0.5, of operations that
             grow with it.
         size: side of the images; translations go up to 45 % of it. What they bring in is of the mean colour.
+        mean: that colour, in grey levels.
 
     Raises:
         InputError: timm does not understand ``policy``.
     """
 
-    def __init__(self, policy: str, size: int) -> None:
+    def __init__(self, policy: str, size: int, mean: Sequence[float] = IMAGENET_MEAN) -> None:
         from timm.data.auto_augment import rand_augment_transform
         from timm.data.transforms import str_to_pil_interp
 
         import_module("torchvision.transforms.v2")  # now, so that forked workers find it loaded
         settings = {
             "translate_const": int(size * 0.45),
-            "img_mean": tuple(round(mean) for mean in IMAGENET_MEAN),
+            "img_mean": tuple(round(channel) for channel in mean),
             "interpolation": str_to_pil_interp("bicubic"),
         }
         try:
@@ -90,23 +93,28 @@ def imagenet_transforms(train: bool, size: int = 224) -> Transform:
     return _middle(size, "bilinear", short_side=round(size * 256 / 224))
 
 
-def finetune_transforms(train: bool, size: int = 224, rand_augment: str | None = "rand-m9-mstd0.5-inc1") -> Transform:
+def finetune_transforms(
+    train: bool, size: int = 224, rand_augment: str | None = "rand-m9-mstd0.5-inc1", *, crop_pct: float = CROP_PCT
+) -> Transform:
     """The recipe by which vision transformers are fine-tuned (BEiT, MAE and their successors), with bicubic resizing.
 
     In training a random part of the image (8 to 100 % of its area), a flip, and timm's RandAugment with the policy
-    ``rand_augment``; otherwise the middle of the image as in :func:`imagenet_transforms`. Small images (``size`` up to
-    32) are shifted by up to 4 pixels over black instead of cropped, and evaluated whole.
+    ``rand_augment``; otherwise the middle of the image, ``crop_pct`` of its short side, by default as in
+    :func:`imagenet_transforms`. Small images (``size`` up to 32) are shifted by up to 4 pixels over black instead of
+    cropped, and evaluated whole.
 
     Random erasing, mixup and cutmix belong on the device, after normalisation.
 
     Raises:
-        InputError: ``size`` is not positive, or timm does not understand ``rand_augment``.
+        InputError: ``size`` is not positive, ``crop_pct`` is no share, or timm does not understand ``rand_augment``.
     """
     if size < 1:
         raise InputError(f"size {size} is not positive", "finetune_transforms", "Use e.g. 224")
+    if not 0 < crop_pct <= 1:
+        raise InputError(f"crop_pct {crop_pct} is not in (0, 1]", "finetune_transforms", "Use e.g. 0.875, or 1")
     small = size <= SMALL
     if not train:
-        return _middle(size, "bicubic", short_side=size if small else round(size * 256 / 224))
+        return _middle(size, "bicubic", short_side=size if small else round(size / crop_pct))
     crop = _shift(size) if small else RandomResizedCrop(size, scale=(0.08, 1.0))
     return crop if rand_augment is None else Compose(crop, RandAugment(rand_augment, size))
 

@@ -75,6 +75,24 @@ def plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def require_own(config: Any, foreign: bool, script: str) -> None:
+    """Check that an experiment was made for this script.
+
+    Args:
+        config: the run's configuration.
+        foreign: whether it has what only those of another script have.
+        script: that one.
+
+    Raises:
+        InputError: it was not.
+    """
+    if foreign:
+        where = f"settings of {config.output_dir}"
+        raise InputError(
+            f"these are the settings of {script}", where, f"run {script}, or choose another +experiment=..."
+        )
+
+
 def reporting(function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)``; an ``InputError``, or a configuration key without a value, ends with status 2."""
     from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,52 @@ def read_config(folder: str | os.PathLike[str], script: str, keys: Iterable[str]
     config = OmegaConf.create(content)
     assert isinstance(config, DictConfig)
     return config
+
+
+def read_config_of(
+    folder: str | os.PathLike[str], scripts: Mapping[str, str], own: Mapping[str, Iterable[str]], common: Iterable[str]
+) -> tuple[DictConfig, str]:
+    """The configuration of a run of one of several scripts, and which it is.
+
+    Args:
+        folder: of the run.
+        scripts: what writes the runs of each kind, e.g. ``{"classifier": "itpn-finetune"}``.
+        own: the keys by which a configuration of each kind is known, in the order in which to look.
+        common: keys that all of them have.
+
+    Returns:
+        The configuration and its kind.
+
+    Raises:
+        InputError: no such run, or a file that is damaged or none of these scripts'.
+    """
+    names = " or ".join(scripts.values())
+    config = read_config(folder, names, common)
+    for kind, keys in own.items():
+        if set(keys) <= config.keys():
+            return config, kind
+    path = str(Path(folder) / "config.yaml")
+    raise InputError(f"is no configuration of {names}", path, f"give the folder of a run of {names}")
+
+
+def require_same_sizes(own: Any, theirs: Any, names: Iterable[str], where: str) -> None:
+    """Check that two ``model`` configurations agree.
+
+    Args:
+        own: of this training.
+        theirs: of the run that it starts from.
+        names: the keys that must be alike.
+        where: that run.
+
+    Raises:
+        InputError: naming the values of both.
+    """
+    differing = [name for name in names if theirs.get(name) != own.get(name)]
+    if differing:
+        sizes = [", ".join(f"{name} {model.get(name)}" for name in differing) for model in (theirs, own)]
+        overrides = " ".join(f"model.{name}={theirs.get(name)}" for name in differing)
+        what = f"the run's model has {sizes[0]}; this one has {sizes[1]}"
+        raise InputError(what, where, f"give the model of its pre-training: {overrides}")
 
 
 def save_classes(folder: Path, classes: Iterable[Any]) -> None:

@@ -7,12 +7,15 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vireo.engine.folder import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -166,6 +169,18 @@ def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
         canvas[top : top + len(picture), : picture.shape[1]] = picture
         top += len(picture)
     return canvas
+
+
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures beside each other, at the top, on the ground of the first; see :func:`stacked`."""
+    return stacked([picture.transpose(1, 0, 2) for picture in pictures]).transpose(1, 0, 2)
+
+
+def as_picture(image: Tensor, least: int = 224) -> np.ndarray:
+    """An image in [0, 1], ``(3, H, W)``, as uint8 ``(H', W', 3)``: enlarged by a whole factor to about ``least``."""
+    factor = max(1, round(least / image.shape[-1]))
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels.repeat(factor, 0).repeat(factor, 1))
 
 
 def _as_hwc(image: Any) -> np.ndarray:

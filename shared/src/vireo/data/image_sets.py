@@ -1,32 +1,34 @@
-"""The data of a run: generated pictures, CIFAR's own files, or folders of images, and the loaders over them."""
+"""Data of runs on single images: generated pictures, CIFAR's own files or folders of images, and loaders over them.
+
+What pre-training on images and classification have in common, from a ``data`` configuration to batches.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from vireo.data import (
-    ArrayLoader,
-    BatchResizedCrop,
-    Cifar,
-    ClassificationDataset,
-    Compose,
-    GeneratedClasses,
-    ImageFolder,
-    ImageTree,
-    Loader,
-    Normalize,
-    RandomErasing,
-    RandomResizedCrop,
-    finetune_transforms,
-    per_class,
-    stack_classification,
-)
-from vireo.data.recipes import RandAugment
+from vireo.data.arrays import ArrayLoader, stack_classification
+from vireo.data.cifar import Cifar
+from vireo.data.classification import ClassificationDataset, per_class
+from vireo.data.classification_transforms import Normalize
+from vireo.data.crops import RandomResizedCrop
+from vireo.data.erasing import RandomErasing
+from vireo.data.generated_classes import GeneratedClasses
+from vireo.data.image_folder import ImageFolder
+from vireo.data.image_tree import ImageTree
+from vireo.data.loader import Loader
+from vireo.data.recipes import CROP_PCT, RandAugment, finetune_transforms
+from vireo.data.resized_crops import BatchResizedCrop
+from vireo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Compose
 from vireo.errors import InputError
 
 FORMATS = ("generated", "cifar", "folder")
 VAL_SEED = 1_000_003  # generated pictures of evaluation
+NORMALIZATIONS = {  # mean and deviation of each channel in grey levels
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((127.5,) * 3, (127.5,) * 3),  # -1 to 1: BEiT's and its successors'
+}
 
 
 def build_dataset(data: Any, *, train: bool, labels: bool = True) -> ClassificationDataset:
@@ -76,17 +78,31 @@ def require_same_classes(train_set: ClassificationDataset, val_set: Classificati
         raise InputError(what, where, "give both splits the same class folders")
 
 
+def normalization(data: Any) -> Normalize:
+    """The transform of a data configuration: ``normalize`` is ``imagenet`` (also where it is absent) or ``half``.
+
+    Raises:
+        InputError: another name.
+    """
+    name = data.get("normalize", "imagenet")
+    if name not in NORMALIZATIONS:
+        remedy = f"use one of {', '.join(NORMALIZATIONS)}"
+        raise InputError(f"unknown mean and deviation {name!r}", "data.normalize", remedy)
+    return Normalize(*NORMALIZATIONS[name])
+
+
 def pretraining_loader(
     dataset: ClassificationDataset, data: Any, augmentation: Any, crop_size: int, *, train: bool = True, **here: Any
 ) -> ArrayLoader | Loader:
-    """Batches ``(images float32 (B, 3, crop, crop) ImageNet-normalised, {"key", ...})`` on the device.
+    """Batches ``(images float32 (B, 3, crop, crop), normalised, {"key", ...})`` on the device.
 
     Random resized crops and flips, in evaluation too: the keys make them the same each time. The last batch of a
     training epoch is left out if it is not full.
 
     Args:
         dataset: of any images.
-        data: configuration; ``resident`` images are cropped on the device, others by workers.
+        data: configuration; ``resident`` images are cropped on the device, others by workers. ``normalize``: see
+            :func:`normalization`.
         augmentation: configuration of the crops.
         crop_size: side of the crops.
         train: shuffle.
@@ -109,12 +125,13 @@ def pretraining_loader(
 def labelled_loader(
     dataset: ClassificationDataset, data: Any, img_size: int, augmentation: Any = None, **here: Any
 ) -> ArrayLoader | Loader:
-    """Batches ``(images float32 (B, 3, S, S) ImageNet-normalised, {"label", "index", "key"})`` on the device.
+    """Batches ``(images float32 (B, 3, S, S), normalised, {"label", "index", "key"})`` on the device.
 
     Args:
         dataset: with labels.
         data: ``resident`` images are cropped on the device, and evaluated whole; of others, workers crop with bicubic
-            weights and apply RandAugment, and evaluation takes the middle (section 4).
+            weights and apply RandAugment, and evaluation takes the middle: ``crop_pct`` of the short side, 0.875 where
+            it is absent. ``normalize``: see :func:`normalization`.
         img_size: S.
         augmentation: of training, which shuffles and leaves out a last batch that is not full; None evaluates every
             image, in order.
@@ -126,12 +143,14 @@ def labelled_loader(
     transform: Any
     if augmentation is None:
         whole = BatchResizedCrop(img_size, (1.0, 1.0), flip=0.0)
-        transform = whole if data.resident else finetune_transforms(False, img_size)
+        middle = finetune_transforms(False, img_size, crop_pct=data.get("crop_pct", CROP_PCT))
+        transform = whole if data.resident else middle
         return _loader(dataset, data, transform, data.eval_batch_size * here.get("world_size", 1), False, **here)
     crop: dict[str, Any] = {"scale": tuple(augmentation.scale), "flip": augmentation.flip}
     transform = BatchResizedCrop(img_size, **crop) if data.resident else RandomResizedCrop(img_size, **crop)
     if augmentation.rand_augment is not None and not data.resident:
-        transform = Compose(transform, RandAugment(augmentation.rand_augment, img_size))
+        mean = normalization(data).mean.flatten().tolist()
+        transform = Compose(transform, RandAugment(augmentation.rand_augment, img_size, mean))
     return _loader(dataset, data, transform, data.batch_size, True, RandomErasing(augmentation.erasing), **here)
 
 
@@ -143,13 +162,13 @@ def _loader(
     require_batch(len(dataset), batch_size, train, "data.batch_size")
     common: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train, **here}
     if data.resident:
-        loader = ArrayLoader.of(dataset, device_transform=Compose(crop, Normalize(), *last), **common)
+        loader = ArrayLoader.of(dataset, device_transform=Compose(crop, normalization(data), *last), **common)
         require_batch(len(loader.images), batch_size, train, "data.batch_size")  # what is left of it
         return loader
     return Loader(
         dataset,
         transform=crop,
-        device_transform=Compose(stack_classification, Normalize(), *last),
+        device_transform=Compose(stack_classification, normalization(data), *last),
         workers=data.workers,
         on_error=data.on_error,
         **common,
