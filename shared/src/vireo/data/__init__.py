@@ -1,4 +1,4 @@
-"""Detection and classification data, decoding, transforms and the loader.
+"""Detection, segmentation and classification data, decoding, transforms and the loader.
 
 Names are imported when they are first used, so that importing one part does not cost the others.
 """
@@ -47,6 +47,13 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.resized_crops import BatchResizedCrop as BatchResizedCrop
     from vireo.data.sampler import EpochSampler as EpochSampler
     from vireo.data.sampler import aspect_ratio_groups as aspect_ratio_groups
+    from vireo.data.segmentation import GeneratedSegmentation as GeneratedSegmentation
+    from vireo.data.segmentation import SegmentationDataset as SegmentationDataset
+    from vireo.data.segmentation_files import ImageLabelFolders as ImageLabelFolders
+    from vireo.data.segmentation_loader import segmentation_loader as segmentation_loader
+    from vireo.data.segmentation_transforms import RandomScaledCrop as RandomScaledCrop
+    from vireo.data.segmentation_transforms import ResizeImage as ResizeImage
+    from vireo.data.segmentation_transforms import StackSegmentation as StackSegmentation
     from vireo.data.transforms import Compose as Compose
     from vireo.data.transforms import NormalizePad as NormalizePad
     from vireo.data.transforms import PhotometricDistort as PhotometricDistort
