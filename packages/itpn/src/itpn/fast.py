@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from vireo.errors import InputError
 
 from .attention import init_layers
-from .fast_blocks import CellBlock, CellMerge, FastRelPos, PatchCells, TokenBlock
+from .fast_blocks import CellBlock, CellMerge, FastRelPos, PatchCells, RelPosBias, TokenBlock
 from .hivit import PyramidInputs
 from .neck import units_to_map
 from .positions import resample_positions
