@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from beyond_masking import TokenPretrainModel
-from beyond_masking.detect import build_loader, build_sets, evaluate
-from beyond_masking.detection import detector_groups, ground_truth, mask_rcnn, predictions_of, training_targets
-from vireo.data import GeneratedShapes
+from beyond_masking.detection import detector_groups, mask_rcnn
+from vireo.detection import predictions_of
 from vireo.engine.checkpoint import save_weights
 from vireo.errors import InputError
 
@@ -144,43 +142,6 @@ def test_every_parameter_learns() -> None:
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_targets_leave_out_crowds() -> None:
-    target = {
-        "image_id": 3,
-        "boxes": torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3]]),
-        "labels": torch.tensor([2, 0]),
-        "iscrowd": torch.tensor([True, False]),
-        "masks": torch.stack((torch.zeros(4, 4), torch.ones(4, 4))).byte(),
-    }
-    (wanted,) = training_targets([target])
-    assert wanted["labels"].tolist() == [1]
-    assert wanted["boxes"].tolist() == [[1, 1, 3, 3]]
-    assert wanted["masks"].shape == (1, 4, 4)
-    assert wanted["masks"].all()
-    with pytest.raises(InputError, match="image 3: the annotations have no masks"):
-        training_targets([{key: value for key, value in target.items() if key != "masks"}])
-
-
-def test_perfect_detections_have_full_marks() -> None:
-    """Boxes, masks, labels and image sizes arrive at the metric as they should."""
-    dataset = GeneratedShapes(4, (40, 56), object_size=(12, 30), masks=True)
-
-    class Oracle(torch.nn.Module):
-        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-            self.index = getattr(self, "index", -1) + 1
-            target = dataset[self.index][1]
-            score = torch.ones(len(target["labels"]))
-            masks = target["masks"][:, None].float()
-            return [{"boxes": target["boxes"], "labels": target["labels"] + 1, "scores": score, "masks": masks}]
-
-    settings = OmegaConf.create({"batch_size": 2, "eval_batch_size": 1, "workers": 0, "on_error": "raise"})
-    loader = build_loader(dataset, settings, False, device="cpu", rank=0, world_size=1, seed=0)
-    metrics = evaluate(Oracle(), loader, dataset)
-    assert metrics is not None
-    assert metrics["box_AP"] == pytest.approx(1)
-    assert metrics["mask_AP"] == pytest.approx(1)
-
-
 def test_detections_are_in_pixels_of_the_given_image() -> None:
     model = detector(box_score_thresh=0.0).eval()
     (found,) = predictions_of(model, [torch.rand(3, 50, 70)], [{"image_id": 9}])
@@ -190,56 +151,10 @@ def test_detections_are_in_pixels_of_the_given_image() -> None:
     assert found["labels"].min() >= 0
 
 
-def test_no_masks_to_evaluate() -> None:
-    with pytest.raises(InputError, match="no masks"):
-        ground_truth(GeneratedShapes(2, (40, 40), object_size=(12, 20)))
-
-
-def coco(folder: Path, **settings: Any) -> Any:
-    data = {"format": "coco", "root": str(folder), "on_error": "raise"}
-    for split in ("train", "val"):
-        data |= {f"{split}_split": "JPEGImages", f"{split}_annotations": f"annotations/{split}.json"}
-    return OmegaConf.create({**data, **settings})
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    for seed, split in enumerate(("train", "val")):
-        GeneratedShapes(3, (40, 48), seed, object_size=(12, 30)).export(tmp_path, split)
-    return tmp_path
-
-
-def test_coco_files(files: Path) -> None:
-    train, val = build_sets(coco(files))
-    image, target = train[0]
-    assert target["masks"].shape[1:] == image.shape[1:]
-    assert all("segmentation" in annotation for annotation in ground_truth(val)["annotations"])
-
-
-def test_boxes_without_masks_are_refused(files: Path) -> None:
-    path = files / "annotations/train.json"
-    content = json.loads(path.read_text())
-    for annotation in content["annotations"]:
-        del annotation["segmentation"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"train\.json: annotation 1.*segmentation is missing"):
-        build_sets(coco(files))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"root": None}, r"data\.root"), ({"format": "voc"}, "unknown format 'voc'")],
-)
-def test_data_that_cannot_be_used(files: Path, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        build_sets(coco(files, **change))
-
-
-def test_different_classes(files: Path) -> None:
-    path = files / "annotations/val.json"
-    path.write_text(path.read_text().replace("triangle", "star"))
-    with pytest.raises(InputError, match="different classes"):
-        build_sets(coco(files))
+@pytest.mark.parametrize(("settings", "message"), [("voc", "no masks"), ("cifar", "unknown format 'cifar'")])
+def test_data_that_cannot_be_used(tmp_path: Path, settings: str, message: str) -> None:
+    outcome = call("detect", *RUN, f"data.format={settings}", f"output_dir={tmp_path}")
+    assert message in outcome.mistake()
 
 
 def test_help() -> None:
