@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.generated_classes import GeneratedClasses as GeneratedClasses
     from vireo.data.image_folder import ImageFolder as ImageFolder
     from vireo.data.image_sets import build_dataset as build_dataset
+    from vireo.data.image_sets import evaluation_view as evaluation_view
     from vireo.data.image_sets import labelled_loader as labelled_loader
     from vireo.data.image_sets import pretraining_loader as pretraining_loader
     from vireo.data.image_sets import require_batch as require_batch
@@ -49,8 +50,8 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.sampler import aspect_ratio_groups as aspect_ratio_groups
     from vireo.data.segmentation import GeneratedSegmentation as GeneratedSegmentation
     from vireo.data.segmentation import SegmentationDataset as SegmentationDataset
+    from vireo.data.segmentation_batches import segmentation_loader as segmentation_loader
     from vireo.data.segmentation_files import ImageLabelFolders as ImageLabelFolders
-    from vireo.data.segmentation_loader import segmentation_loader as segmentation_loader
     from vireo.data.segmentation_transforms import RandomScaledCrop as RandomScaledCrop
     from vireo.data.segmentation_transforms import ResizeImage as ResizeImage
     from vireo.data.segmentation_transforms import StackSegmentation as StackSegmentation
