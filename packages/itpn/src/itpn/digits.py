@@ -53,7 +53,7 @@ def draw_canvas(index: int, size: int, *, train: bool, seed: int = 0) -> Canvas:
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, int(train)))))
     inks, shown = digit_images()
-    coarse = (rng.uniform(50, 205, 3) + rng.uniform(-50, 50, (4, 4, 3))).astype(np.float32)
+    coarse = np.asarray(rng.uniform(50, 205, 3) + rng.uniform(-50, 50, (4, 4, 3)), np.float32)
     pixels = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     labels = np.zeros((size, size), np.uint8)
     for _ in range(DIGITS):
