@@ -54,7 +54,7 @@ def draw_canvas(index: int, size: int, *, train: bool, seed: int = 0) -> Canvas:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, int(train)))))
     inks, shown = digit_images()
     coarse = np.asarray(rng.uniform(50, 205, 3) + rng.uniform(-50, 50, (4, 4, 3)), np.float32)
-    pixels = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    pixels: np.ndarray = np.array(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))
     labels = np.zeros((size, size), np.uint8)
     for _ in range(DIGITS):
         number = int(rng.integers(TRAIN_DIGITS) if train else rng.integers(TRAIN_DIGITS, len(inks)))
@@ -68,8 +68,8 @@ def draw_canvas(index: int, size: int, *, train: bool, seed: int = 0) -> Canvas:
             colour = np.float32(255) - around
         pixels[window] += ink[:, :, None] * (colour - pixels[window])
         labels[window][ink > INK] = shown[number] + 1
-    pixels += rng.normal(0, NOISE, pixels.shape).astype(np.float32)
-    return Canvas(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), labels)
+    noisy = pixels + NOISE * rng.standard_normal(pixels.shape)
+    return Canvas(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), labels)
 
 
 class DigitSegmentation(SegmentationDataset):
