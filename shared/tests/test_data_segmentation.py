@@ -19,6 +19,7 @@ from vireo.data import (
     ResizeImage,
     StackSegmentation,
     segmentation_loader,
+    segmentation_set,
 )
 from vireo.data.random import seeded
 from vireo.errors import InputError
@@ -289,3 +290,35 @@ def test_batches(files: Path) -> None:
     images, targets = next(iter(evaluation.batches(0)))
     assert [tuple(image.shape) for image in images] == [(3, 40, 50)] * 2
     assert targets[0]["labels"].shape == (40, 50)
+
+
+FILES = {"root": None, "train_split": "train", "val_split": "train", "on_error": "raise", "check_images": "full"}
+OWN = {"images": "images", "labels": "labels", "classes": list(CLASSES), "reduce_zero_label": False, "ignore": [3]}
+
+
+def test_sets_of_a_configuration(files: Path) -> None:
+    settings = {"format": "generated", "seed": 0, "train_images": 3, "val_images": 2, "image_size": [48, 64]}
+    data = OmegaConf.create({**settings, "object_size": [12, 20]})
+    train, val = (segmentation_set(data, train=train) for train in (True, False))
+    assert (len(train), len(val)) == (3, 2)
+    assert not torch.equal(train[0][0], val[0][0])
+    own = OmegaConf.create({**FILES, **OWN, "format": "folders", "root": str(files)})
+    assert segmentation_set(own, train=True).classes == CLASSES
+    camvid = OmegaConf.create({**FILES, "format": "camvid", "root": str(files)})
+    assert len(segmentation_set(camvid, train=False).classes) == 11
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "voc"}, "unknown format 'voc'"),
+        ({"root": None}, r"data\.root"),
+        ({"classes": []}, r"data\.classes"),
+        ({"check_images": "some"}, "'some' is not a choice"),
+        ({"train_split": "trainval"}, "there is no such folder"),
+    ],
+)
+def test_configurations_that_cannot_be_used(files: Path, change: dict[str, Any], message: str) -> None:
+    data = OmegaConf.create({**FILES, **OWN, "format": "folders", "root": str(files), **change})
+    with pytest.raises(InputError, match=message):
+        segmentation_set(data, train=True)

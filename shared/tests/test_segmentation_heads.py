@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireo.errors import InputError
+from vireo.report import class_colour, draw_segmentation
 from vireo.segmentation import FCNHead, SegmentationModel, UPerHead, segmentation_loss, sliding_window_logits
 from vireo.segmentation.sliding import window_places
 
@@ -117,3 +118,16 @@ def test_windows_are_averaged(size: tuple[int, int], batch_size: int) -> None:
 def test_strides_that_leave_gaps(stride: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="stride"):
         sliding_window_logits(lambda x: x, torch.rand(1, 3, 32, 32), (16, 16), stride)
+
+
+def test_drawing_tints_pixels_by_class() -> None:
+    image = torch.full((3, 2, 3), 100, dtype=torch.uint8)
+    labels = torch.tensor([[0, 1, 255], [7, 1, 0]])
+    picture = draw_segmentation(image, labels, palette=[(0, 0, 0), (200, 0, 0)], opacity=0.5, min_side=6)
+    assert picture.shape == (4, 6, 3)
+    assert picture[0, 0].tolist() == picture[1, 1].tolist() == picture[3, 5].tolist() == [50, 50, 50]
+    assert picture[0, 2].tolist() == [150, 50, 50]
+    assert picture[1, 4].tolist() == [100, 100, 100]
+    assert picture[2, 0].tolist() == [round(50 + c / 2) for c in class_colour(7)]
+    with pytest.raises(ValueError, match=r"labels \(2, 2\)"):
+        draw_segmentation(image, labels[:, :2])

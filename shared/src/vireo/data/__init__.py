@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.segmentation import SegmentationDataset as SegmentationDataset
     from vireo.data.segmentation_batches import segmentation_loader as segmentation_loader
     from vireo.data.segmentation_files import ImageLabelFolders as ImageLabelFolders
+    from vireo.data.segmentation_sets import segmentation_set as segmentation_set
     from vireo.data.segmentation_transforms import RandomScaledCrop as RandomScaledCrop
     from vireo.data.segmentation_transforms import ResizeImage as ResizeImage
     from vireo.data.segmentation_transforms import StackSegmentation as StackSegmentation

@@ -1,7 +1,16 @@
 """Pictures of detections, training curves and the HTML page of a run."""
 
 from vireo.report.curves import plot_curves, plot_lines
-from vireo.report.draw import as_picture, class_colour, draw_detections, grid, side_by_side, stacked, write_picture
+from vireo.report.draw import (
+    as_picture,
+    class_colour,
+    draw_detections,
+    draw_segmentation,
+    grid,
+    side_by_side,
+    stacked,
+    write_picture,
+)
 from vireo.report.html import Table, write_report, write_run_report
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "as_picture",
     "class_colour",
     "draw_detections",
+    "draw_segmentation",
     "grid",
     "plot_curves",
     "plot_lines",

@@ -1,4 +1,4 @@
-"""Boxes, masks and points drawn on pictures, legible on small images and on any background."""
+"""Boxes, masks, points and label maps drawn on pictures, legible on small images and on any background."""
 
 from __future__ import annotations
 
@@ -106,6 +106,44 @@ def draw_detections(
         text = name if scores is None else f"{name} {float(scores[i]):.2f}"
         taken.append(_draw_name(draw, boxes[i] * factor, text, class_colour(label), font, canvas.size, taken))
     return np.array(canvas)
+
+
+def draw_segmentation(
+    image: Any,
+    labels: Any,
+    *,
+    palette: Sequence[Colour] = (),
+    opacity: float = 0.6,
+    ignore: int = 255,
+    min_side: int = 224,
+) -> np.ndarray:
+    """Tint the pixels of a copy of ``image`` by their class; arrays may be torch CPU tensors or numpy arrays.
+
+    Args:
+        image: uint8 RGB, (3, H, W) or (H, W, 3).
+        labels: (H, W) class indices.
+        palette: RGB 0..255 by class; classes beyond it have :func:`class_colour`.
+        opacity: of the colours, in [0, 1].
+        ignore: label of pixels that stay as they are.
+        min_side: images whose longer side is shorter are enlarged by a whole factor until it is not.
+
+    Returns:
+        uint8 (H', W', 3), a whole multiple of the size of ``image``.
+
+    Raises:
+        ValueError: ``image`` is not an RGB uint8 image, or ``labels`` have another size.
+    """
+    pixels, classes = _as_hwc(image), np.asarray(labels).astype(np.int64)
+    if classes.shape != pixels.shape[:2]:
+        raise ValueError(f"labels {classes.shape} for an image of {pixels.shape[:2]}")
+    shown = classes != ignore
+    known, place = np.unique(classes[shown], return_inverse=True)
+    colours = [palette[k] if k < len(palette) else class_colour(int(k)) for k in known]
+    tint = np.array(colours, dtype=np.float32).reshape(-1, 3)[place.reshape(-1)]
+    tinted = pixels.copy()
+    tinted[shown] = np.rint((1 - opacity) * pixels[shown] + opacity * tint).astype(np.uint8)
+    factor = max(1, math.ceil(min_side / max(pixels.shape[:2])))
+    return tinted.repeat(factor, 0).repeat(factor, 1)
 
 
 def grid(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] = ()) -> np.ndarray:
