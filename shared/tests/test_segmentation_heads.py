@@ -121,10 +121,10 @@ def test_strides_that_leave_gaps(stride: tuple[int, int]) -> None:
 
 
 def test_drawing_tints_pixels_by_class() -> None:
-    image = torch.full((3, 2, 3), 100, dtype=torch.uint8)
-    labels = torch.tensor([[0, 1, 255], [7, 1, 0]])
-    picture = draw_segmentation(image, labels, palette=[(0, 0, 0), (200, 0, 0)], opacity=0.5, min_side=6)
-    assert picture.shape == (4, 6, 3)
+    image = torch.full((3, 2, 4), 100, dtype=torch.uint8)
+    labels = torch.tensor([[0, 1, 255, 0], [7, 1, 0, 0]])
+    picture = draw_segmentation(image, labels, palette=[(0, 0, 0), (200, 0, 0)], opacity=0.5, min_side=8)
+    assert picture.shape == (4, 8, 3)
     assert picture[0, 0].tolist() == picture[1, 1].tolist() == picture[3, 5].tolist() == [50, 50, 50]
     assert picture[0, 2].tolist() == [150, 50, 50]
     assert picture[1, 4].tolist() == [100, 100, 100]
