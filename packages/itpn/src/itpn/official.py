@@ -139,7 +139,7 @@ def load_backbone(backbone: HiViT | FastITPN, path: str | os.PathLike[str]) -> L
         path: a run's folder or a file, ours or the authors'.
 
     Returns:
-        What stayed fresh (``missing``) and what was not used (``unexpected``); :func:`~itpn.identify.summary` puts it in words.
+        What stayed fresh (``missing``) and what was not used (``unexpected``); see :func:`~itpn.identify.summary`.
 
     Raises:
         InputError: an unreadable file, or an entry of the backbone that is missing, foreign or of another shape.
