@@ -16,6 +16,7 @@ from vireo.data import (
     batch_key,
     build_dataset,
     counter_key,
+    evaluation_view,
     labelled_loader,
     pretraining_loader,
     require_batch,
@@ -114,6 +115,16 @@ def test_loaders_of_training_leave_out_a_last_batch_that_is_not_full(root: Path,
         assert [tuple(images.shape) for images, _ in batches] == [(5, 3, 16, 16)] * 2
         assert all(images.dtype == torch.float32 for images, _ in batches)
     assert sum(len(images) for images, _ in pretraining_loader(dataset, data, CROPS, 16, train=False)) == 12
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_single_image_is_seen_as_in_evaluation(root: Path, resident: bool) -> None:
+    data = folders(root, resident=resident, image_size=[24, 24], normalize="half")
+    images, _ = first(labelled_loader(build_dataset(data, train=False), data, 40))
+    raw = build_dataset(folders(root), train=False)
+    for index in range(2):
+        view = evaluation_view(raw.load_image(index), data, 40)
+        torch.testing.assert_close(view, images[index : index + 1], atol=1e-5, rtol=0)
 
 
 def test_erasing_comes_behind_normalisation() -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vireo.data.arrays import ArrayLoader, stack_classification
 from vireo.data.cifar import Cifar
-from vireo.data.classification import ClassificationDataset, per_class
+from vireo.data.classification import ClassificationDataset, per_class, resize_images
 from vireo.data.classification_transforms import Normalize
 from vireo.data.crops import RandomResizedCrop
 from vireo.data.erasing import RandomErasing
@@ -152,6 +155,23 @@ def labelled_loader(
         mean = normalization(data).mean.flatten().tolist()
         transform = Compose(transform, RandAugment(augmentation.rand_augment, img_size, mean))
     return _loader(dataset, data, transform, data.batch_size, True, RandomErasing(augmentation.erasing), **here)
+
+
+def evaluation_view(image: Tensor, data: Any, img_size: int) -> Tensor:
+    """One image as :func:`labelled_loader` evaluates it, ``(1, 3, S, S)`` on its device.
+
+    Args:
+        image: uint8 ``(3, H, W)`` of any size.
+        data: configuration of the run.
+        img_size: S.
+    """
+    if data.resident:
+        whole = BatchResizedCrop(img_size, (1.0, 1.0), flip=0.0)
+        keys = {"key": torch.zeros(1, dtype=torch.int64, device=image.device)}
+        view = whole(resize_images(image, tuple(data.image_size))[None], keys)[0]
+    else:
+        view = finetune_transforms(False, img_size, crop_pct=data.get("crop_pct", CROP_PCT))(image, {})[0][None]
+    return normalization(data)(view, {})[0]
 
 
 def _loader(
