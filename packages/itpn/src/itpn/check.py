@@ -69,11 +69,11 @@ def describe(path: str, model: str | None = None) -> str:
     lines = [
         f"{path}: {found.family}",
         f"  {sizes}, units of {options['patch_size']}, image size {options.get('img_size', 'unknown')}, {scale}",
-        f"  pyramid: {f'{found.fpn_depth} blocks a step' if found.fpn_depth else 'none that fits'}"
+        f"  pyramid: {f'depth {found.fpn_depth}' if found.fpn_depth else 'none that fits'}"
         f"; classes: {found.num_classes or 'none'}",
         f"  fits {model or 'the backbone'}: {len(entries) + len(readout)} entries",
         f"  not in the file, left at their start: {groups_of(fresh) or 'nothing'}",
-        f"  in the file, not of the backbone: {groups_of(unused) or 'nothing'}",
+        f"  in the file, beside the backbone: {groups_of(unused) or 'nothing'}",
     ]
     return "\n".join(lines)
 

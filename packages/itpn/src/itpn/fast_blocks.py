@@ -167,7 +167,7 @@ class FastAttention(nn.Module):
         if self.fused and not self.attn_fp32:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
         else:
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
                 logits = (q * q.shape[-1] ** -0.5).float() @ k.float().transpose(-2, -1)
                 weights = (logits if bias is None else logits + bias.float()).softmax(-1).to(v.dtype)
             mixed = weights @ v
