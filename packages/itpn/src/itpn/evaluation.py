@@ -153,4 +153,28 @@ def token_features(loaded: LoadedRun, images: Tensor, pooling: Pooling = "mean_m
     return pooled(backbone.forward_features(images)[:, backbone.num_prefix_tokens :], pooling)
 
 
-EVALUATORS: Mapping[Kind, Evaluator] = {"classifier": judge_images, "pretraining": judge_images}
+def judge_segmenter(subject: Subject, config: Any, fabric: Fabric, here: dict[str, Any]) -> Judged:
+    """A segmenter by its mean IoU (each process must call this).
+
+    Raises:
+        InputError: no weights, or data of other classes.
+    """
+    from vireo.segmentation import evaluate_segmenter
+
+    from .segmentation import build_loader, build_set, load_segmenter, windows_of
+
+    model, _, classes = load_segmenter(config.run, config.weights, untrained=config.untrained)
+    val_set = build_set(subject.data, train=False)
+    require_classes(val_set.classes, classes, f"evaluation data of {subject.name}")
+    loader = build_loader(val_set, subject.data, False, **here)
+    model.to(fabric.device)
+    with fabric.autocast():
+        metrics = evaluate_segmenter(model, loader, classes, **windows_of(subject.config))
+    return Judged(len(val_set), [val_set, loader], lambda: metrics, unit="value", digits=4)
+
+
+EVALUATORS: Mapping[Kind, Evaluator] = {
+    "classifier": judge_images,
+    "pretraining": judge_images,
+    "segmentation": judge_segmenter,
+}

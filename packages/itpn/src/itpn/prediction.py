@@ -117,6 +117,38 @@ def recovered_images(run: str, weights: str | None, options: Mapping[str, Any]) 
     return predict
 
 
+def segmented_images(run: str, weights: str | None, options: Mapping[str, Any]) -> Predictor:
+    """The class of each pixel."""
+    from vireo.data import ResizeImage
+    from vireo.report import draw_segmentation
+    from vireo.segmentation.evaluate import predict_labels
+
+    from .segmentation import load_segmenter, windows_of
+
+    model, config, classes = load_segmenter(run, weights)
+    device = options["device"]
+    model.to(device)
+    resize, normalize = ResizeImage(config.data.short_side, config.data.long_side), normalization(config.data)
+
+    @torch.no_grad()
+    def predict(path: Path) -> Prediction:
+        image = decode_image(path)
+        size = (image.shape[-2], image.shape[-1])
+        resized, _ = resize(image, {"labels": torch.zeros(size, dtype=torch.uint8)})
+        view, _ = normalize(resized[None].to(device), {})
+        labels = predict_labels(model, view, [size], **windows_of(config))[0].cpu()
+        shares = labels.flatten().long().bincount(minlength=len(classes)) / labels.numel()
+        order = [label for label in shares.argsort(descending=True).tolist() if shares[label] > 0]
+        rows = [
+            {"file_name": str(path), "class": classes[label], "label": label, "share": round(float(shares[label]), 5)}
+            for label in order
+        ]
+        summary = ", ".join(f"{classes[label]} {100 * float(shares[label]):.0f} %" for label in order[:3])
+        return Prediction(rows, draw_segmentation(image, labels), summary, labels.numpy())
+
+    return predict
+
+
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, a column for every key that one of them has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -145,4 +177,5 @@ def _in_unit_range(image: Tensor, data: Any) -> Tensor:
 PREDICTORS: Mapping[Kind, Callable[[str, str | None, Mapping[str, Any]], Predictor]] = {
     "classifier": classes_of_images,
     "pretraining": recovered_images,
+    "segmentation": segmented_images,
 }
