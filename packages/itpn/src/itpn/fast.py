@@ -292,7 +292,7 @@ class FastITPN(nn.Module):
         """timm's patterns of parameter groups by depth."""
         return {
             "stem": r"^patch_embed|pos_embed|cls_token|rel_pos_bias",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^(norm|fc_norm)", (99999,))],
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm", (99999,))],
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -14,7 +14,7 @@ from vireo.errors import InputError
 
 from .fast import FastITPN
 from .hivit import HiViT
-from .official import Parts, infer_fpn_depth, read_state, split_official
+from .official import Parts, fit_backbone, fit_classifier, infer_fpn_depth, read_state, split_official
 from .sizes import SIZES
 
 HEAD_WIDTH = 64  # channels of an attention head in all published sizes
@@ -106,15 +106,11 @@ def from_official(path: str | os.PathLike[str], **options: Any) -> HiViT | FastI
     Raises:
         InputError: an unreadable file, or one that does not fit.
     """
-    from .official import fit_backbone
-
     state = read_state(path)
     identity = identify(state, str(path))
     network = identity.build(**{"num_classes": identity.num_classes, **options})
     entries, _ = fit_backbone(network, state, str(path))
-    own, heads = network.state_dict(), split_official(state).heads
-    readout = {key: value for key, value in heads.items() if key in own and own[key].shape == value.shape}
-    network.load_state_dict({**entries, **readout}, strict=False)
+    network.load_state_dict({**entries, **fit_classifier(network, state)}, strict=False)
     return network
 
 

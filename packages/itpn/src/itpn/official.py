@@ -31,6 +31,7 @@ _PYRAMID = ("align_dim_", "split_", "block_16to8.", "block_8to4.", "fpn_modules.
 _BACKBONE = ("patch_embed.", "absolute_pos_embed", "pos_embed", "cls_token", "rel_pos_bias.", "blocks.")
 _TABLES = ("relative_position_bias_table", "rel_pos_h", "rel_pos_w")
 _READOUT = ("fc_norm.", "head.", "norm.")
+_STEP = re.compile(r"block_(?:16to8|8to4)\.(\d+)\.")
 _QKV = re.compile(r"(.*\.attn\.)q_proj\.weight")
 
 
@@ -149,6 +150,35 @@ def load_backbone(backbone: HiViT | FastITPN, path: str | os.PathLike[str]) -> L
     return report
 
 
+def fit_neck(neck: PyramidNeck, state: Mapping[str, Tensor], where: str) -> tuple[State, LoadReport]:
+    """A pyramid's entries of a checkpoint, which may have more or fewer blocks a step; see :func:`load_pyramid`.
+
+    Raises:
+        InputError: no pyramid in it, or a missing, foreign or misshaped entry.
+    """
+    given, own = split_official(state).neck, neck.state_dict()
+    if not given:
+        raise InputError("holds no pyramid", where, "give a checkpoint of pre-training, or load the backbone alone")
+    least = min(infer_fpn_depth(state), neck.depth)
+    beyond = [key for key in {**own, **given} if (found := _STEP.match(key)) and int(found[1]) >= least]
+    missing, unexpected = [key for key in own if key not in given], [key for key in given if key not in own]
+    faults = LoadReport(
+        missing=[key for key in missing if key not in beyond],
+        unexpected=[key for key in unexpected if key not in beyond],
+        misshaped=_misshaped(own, given),
+    )
+    if faults:
+        raise InputError(f"the checkpoint does not fit the pyramid; {faults}", where, "use its dim and dims")
+    return {key: value for key, value in given.items() if key in own}, LoadReport(missing, unexpected, [])
+
+
+def fit_classifier(network: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """The entries of a checkpoint that fit norm and head of a network; none where it has another number of classes."""
+    own, heads = network.state_dict(), split_official(state).heads
+    fitting = {key: value for key, value in heads.items() if key in own and own[key].shape == value.shape}
+    return fitting if "head.weight" in fitting else {}
+
+
 def load_pyramid(backbone: HiViT, neck: PyramidNeck, path: str | os.PathLike[str]) -> LoadReport:
     """Start backbone and pyramid from a checkpoint of pre-training, of a detector or a segmenter.
 
@@ -163,24 +193,12 @@ def load_pyramid(backbone: HiViT, neck: PyramidNeck, path: str | os.PathLike[str
         InputError: an unreadable file, no pyramid in it, or an entry that is missing, foreign or of another shape.
     """
     state = read_state(path)
-    depth = infer_fpn_depth(state) if split_official(state).neck else 0
-    if not depth:
-        raise InputError("holds no pyramid", str(path), "give a checkpoint of pre-training, or load the backbone alone")
-    entries, of_backbone = fit_backbone(backbone, state, str(path))
-    own, given = neck.state_dict(), split_official(state).neck
-    beyond = tuple(f"{step}.{k}." for step in ("block_16to8", "block_8to4") for k in range(min(depth, neck.depth), 99))
-    missing, unexpected = [key for key in own if key not in given], [key for key in given if key not in own]
-    faults = LoadReport(
-        missing=[key for key in missing if not key.startswith(beyond)],
-        unexpected=[key for key in unexpected if not key.startswith(beyond)],
-        misshaped=_misshaped(own, given),
-    )
-    if faults:
-        raise InputError(f"the checkpoint does not fit the pyramid; {faults}", str(path), "use its dim and dims")
-    backbone.load_state_dict(entries, strict=False)
-    neck.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)
-    foreign = [key for key in of_backbone.unexpected if key not in given]
-    return LoadReport([*of_backbone.missing, *missing], [*foreign, *unexpected], [])
+    of_backbone, first = fit_backbone(backbone, state, str(path))
+    of_neck, second = fit_neck(neck, state, str(path))
+    backbone.load_state_dict(of_backbone, strict=False)
+    neck.load_state_dict(of_neck, strict=False)
+    others = [key for key in first.unexpected if key not in split_official(state).neck]
+    return LoadReport(first.missing + second.missing, others + second.unexpected, [])
 
 
 def to_official(model: nn.Module) -> State:
