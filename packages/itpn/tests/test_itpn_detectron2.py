@@ -1,0 +1,95 @@
+"""The pyramid as a backbone of detectron2. All but the first test need detectron2, which no other part does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from itpn_golden import filled, image, load
+
+SMALL: dict[str, Any] = {"embed_dim": 64, "depths": (2, 1, 3), "num_heads": 4}
+
+
+def test_message_without_detectron2() -> None:
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "import itpn.features\n"  # the rest of the package does without
+        "try:\n    import itpn.detectron2\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "itpn.detectron2 needs detectron2" in shown
+    assert "pip install --no-build-isolation" in shown
+
+
+@pytest.fixture
+def adapter() -> Any:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    import itpn.detectron2
+
+    return itpn.detectron2
+
+
+def test_backbone_from_a_checkpoint(adapter: Any, tmp_path: Path) -> None:
+    torch.save({"model": filled("tiny_clip_mim")}, tmp_path / "weights.pth")
+    sizes = {**SMALL, "depths": (2, 1, 5), "img_size": 64, "init_values": 0.1, "fpn_dim": 32}
+    network = adapter.pyramid_backbone(weights=tmp_path / "weights.pth", **sizes).eval()
+    assert network.features.neck.depth == 1
+    assert {name: (shape.channels, shape.stride) for name, shape in network.output_shape().items()} == {
+        f"p{level}": (32, 2**level) for level in range(2, 7)
+    }
+    with torch.no_grad():
+        maps = network(torch.zeros(1, 3, 96, 64))
+    assert [tuple(m.shape) for m in maps.values()][:2] == [(1, 32, 24, 16), (1, 32, 12, 8)]
+
+
+@torch.no_grad()
+def test_maps_are_the_authors(adapter: Any, tmp_path: Path) -> None:
+    torch.save({"model": filled("tiny_det_pixel")}, tmp_path / "weights.pth")
+    network = adapter.pyramid_backbone(weights=tmp_path / "weights.pth", fpn_dim=32, **SMALL).eval()
+    expected = load("tiny_det_pixel")
+    for level, found in enumerate(network(image(2, 96, 160)).values()):
+        torch.testing.assert_close(found[:, ::2], expected[f"out{level}"], rtol=1e-3, atol=1e-3)
+
+
+def test_registry(adapter: Any) -> None:
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_backbone
+
+    cfg = get_cfg()
+    adapter.add_itpn_config(cfg)
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.ITPN.SIZE = "build_itpn_backbone", "hivit_tiny"
+    with torch.device("meta"):
+        network = build_backbone(cfg)
+    assert network.features.backbone.embed_dim == 384
+    assert network.size_divisibility == 32
+
+
+def test_mask_rcnn_trains_and_detects(adapter: Any) -> None:
+    from detectron2.config import instantiate
+    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    from itpn.layer_decay import layer_decay_groups
+
+    torch.manual_seed(0)
+    model = instantiate(adapter.mask_rcnn("hivit_tiny", num_classes=3, norm="BN", drop_path_rate=0.0, **SMALL))
+    given = Instances((96, 128))
+    given.gt_boxes = Boxes(torch.tensor([[10.0, 12.0, 60.0, 70.0]]))
+    given.gt_classes = torch.tensor([1])
+    masks = torch.zeros(1, 96, 128, dtype=torch.bool)
+    masks[:, 12:70, 10:60] = True
+    given.gt_masks = BitMasks(masks)
+    record = {"image": torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8), "height": 96, "width": 128}
+    with EventStorage():
+        losses = model.train()([{**record, "instances": given}] * 2)
+    assert losses.keys() == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+    assert len(layer_decay_groups(model, 1e-4, 0.9, scheme="det")) > 8
+    (found,) = model.eval()([record])
+    assert found["instances"].has("pred_masks")
