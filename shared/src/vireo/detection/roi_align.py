@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-FINEST_SCALE = 56.0  # pixels: boxes of less than twice this side are on the finest level
+FINEST_SCALE = 14.0  # finest strides: boxes of less than twice this side are on the finest level
 
 
 class AlignedRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
     """torchvision's ``MultiScaleRoIAlign`` takes coordinates to be half a pixel off; this one does not.
 
-    A box of side s (the root of its area) is pooled from level floor(log2(s / 56)), as many samples a bin as it takes
+    A box of side s (the root of its area) is pooled from level floor(log2(s / 14 d)), d the finest stride, as many samples a bin as it takes
     pixels.
 
     Args:
@@ -37,7 +37,7 @@ class AlignedRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
         joined = torch.cat(boxes)
         rois = torch.cat((images[:, None].to(joined.dtype), joined), 1)
         sides = ((joined[:, 2] - joined[:, 0]) * (joined[:, 3] - joined[:, 1])).clamp(min=0).sqrt()
-        level_of = (sides / FINEST_SCALE + 1e-6).log2().floor().clamp(0, len(maps) - 1)
+        level_of = (sides / (FINEST_SCALE * self.strides[0]) + 1e-6).log2().floor().clamp(0, len(maps) - 1)
         pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], *self.output_size)
         for level, (map_, stride) in enumerate(zip(maps, self.strides)):
             chosen = torch.where(level_of == level)[0]

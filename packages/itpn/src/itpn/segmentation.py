@@ -1,0 +1,204 @@
+"""Segmenters over the maps of iTPN (section 3.7): UPerNet, or a light head that sums the pyramid's levels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from vireo.data import SegmentationDataset, segmentation_loader, segmentation_set
+from vireo.data.image_sets import NORMALIZATIONS
+from vireo.engine import plain
+from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
+from vireo.engine.finished import class_name, final_weights, read_classes, read_config
+from vireo.engine.rng import seed_all
+from vireo.errors import InputError
+from vireo.report import draw_segmentation, grid, write_picture, write_run_report
+from vireo.segmentation import FCNHead, SegmentationModel, UPerHead
+from vireo.segmentation.evaluate import predict_labels
+from vireo.segmentation.heads import resize_to
+
+from .digits import CLASSES as DIGIT_CLASSES
+from .digits import draw_canvas
+from .downstream import build_features, depth_of
+
+if TYPE_CHECKING:
+    from vireo.data import Loader
+
+SCRIPT = "itpn-segment"
+HEADS = ("upernet", "fusion")
+PUBLISHED_DEPTH = 2  # blocks of a top-down step in the released segmenters
+AUXILIARY_INDEX = 2  # of the map at stride 16
+
+
+class FusionHead(nn.Module):
+    """The levels of a pyramid, each through a 1x1 convolution, resized to the finest and summed.
+
+    Args:
+        in_channels: of the maps, finest first.
+        num_classes: of the scores.
+        channels: inside the head.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_classes: int, channels: int = 64) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps ``(B, C_i, H_i, W_i)``, finest first, to scores ``(B, num_classes, H_0, W_0)``."""
+        size = maps[0].shape[-2:]
+        levels = torch.stack([resize_to(lateral(x), size) for lateral, x in zip(self.laterals, maps)])
+        scores: Tensor = self.conv_seg(F.relu(levels.sum(0)))
+        return scores
+
+
+class DigitCanvases(SegmentationDataset):
+    """Handwritten digits on smooth backgrounds, see :mod:`itpn.digits`.
+
+    Args:
+        length: pictures.
+        size: their side in pixels.
+        train: training digits, else those of the evaluation.
+        seed: of the set.
+    """
+
+    def __init__(self, length: int, size: int, *, train: bool, seed: int = 0) -> None:
+        super().__init__(length, DIGIT_CLASSES)
+        self.size, self.train, self.seed = size, train, seed
+
+    def load(self, index: int) -> tuple[Tensor, Tensor]:
+        """Picture and labels."""
+        canvas = draw_canvas(int(self.sources[index]), self.size, train=self.train, seed=self.seed)
+        return torch.from_numpy(canvas.pixels).permute(2, 0, 1), torch.from_numpy(canvas.labels)
+
+    def load_image(self, index: int) -> Tensor:
+        """The picture."""
+        return self.load(index)[0]
+
+    def load_labels(self, index: int) -> Tensor:
+        """The labels."""
+        return self.load(index)[1]
+
+
+def build_set(data: Any, *, train: bool) -> SegmentationDataset:
+    """Training or evaluation set of a configuration; see :func:`vireo.data.segmentation_set`, and ``digits``.
+
+    Raises:
+        InputError: an unknown format, no ``root``, or files that cannot be used.
+    """
+    if data.format != "digits":
+        return segmentation_set(data, train=train)
+    count = data.train_images if train else data.val_images
+    return DigitCanvases(count, data.image_size[0], train=train, seed=data.seed)
+
+
+def build_loader(dataset: SegmentationDataset, data: Any, train: bool, **here: Any) -> Loader:
+    """See :func:`vireo.data.segmentation_loader`; ``data.normalize`` chooses mean and deviation.
+
+    Raises:
+        InputError: unknown normalisation, or batches that cannot be made.
+    """
+    if data.normalize not in NORMALIZATIONS:
+        known = ", ".join(NORMALIZATIONS)
+        raise InputError(f"unknown normalisation {data.normalize!r}", "data.normalize", f"use one of {known}")
+    mean, std = NORMALIZATIONS[data.normalize]
+    return segmentation_loader(dataset, data, train, mean, std, **here)
+
+
+def build_segmenter(config: Any, num_classes: int, init: str | None = None) -> SegmentationModel:
+    """The network of a configuration.
+
+    Args:
+        config: ``segmenter``, and what :func:`~itpn.downstream.build_features` takes.
+        num_classes: of the scores.
+        init: see :func:`build_features`.
+
+    Raises:
+        InputError: an unknown head, or what :func:`build_features` raises.
+    """
+    options = config.segmenter
+    if options.head not in HEADS:
+        raise InputError(f"unknown head {options.head!r}", "segmenter.head", f"use one of {', '.join(HEADS)}")
+    if options.head == "fusion":
+        features = build_features(config, init, PUBLISHED_DEPTH, num_outs=3)
+        return SegmentationModel(features, FusionHead(features.channels, num_classes, options.channels))
+    features = build_features(config, init, PUBLISHED_DEPTH, num_outs=4, extra="maxpool", concat_backbone=True)
+    head = UPerHead(features.channels, num_classes, options.channels, options.dropout)
+    auxiliary = FCNHead(
+        features.channels[AUXILIARY_INDEX],
+        num_classes,
+        options.auxiliary_channels,
+        index=AUXILIARY_INDEX,
+        dropout=options.dropout,
+    )
+    return SegmentationModel(features, head, auxiliary)
+
+
+def windows_of(config: Any) -> dict[str, tuple[int, int] | None]:
+    """``window`` and ``stride`` of a configuration, as :func:`~vireo.segmentation.evaluate_segmenter` takes them."""
+    settings = plain(config.segmenter)
+    return {name: None if settings[name] is None else tuple(settings[name]) for name in ("window", "stride")}
+
+
+def load_segmenter(
+    folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None, *, untrained: bool = False
+) -> tuple[SegmentationModel, DictConfig, tuple[str, ...]]:
+    """Network, configuration and classes of a run of ``itpn-segment``; in evaluation mode, on the CPU.
+
+    Args:
+        folder: of the run.
+        weights: others of the same network.
+        untrained: the weights with which a run of this configuration and seed starts where it has no ``init``.
+
+    Raises:
+        InputError: no such run, no weights in it, or weights that do not fit.
+    """
+    config = read_config(folder, SCRIPT, ("segmenter", "model", "neck", "data"))
+    classes = read_classes(folder, SCRIPT, class_name)
+    state = None
+    if not untrained:
+        path = Path(weights) if weights is not None else final_weights(folder)
+        state = state_dict_in(read(path), str(path))
+        if config.neck.depth is None:
+            config.neck.depth = depth_of(state)
+    seed_all(config.seed)
+    model = build_segmenter(config, len(classes))
+    if state is not None:
+        fit_state_dict(model, state, str(path))
+    return model.eval(), config, classes
+
+
+def write_gallery(model: nn.Module, dataset: SegmentationDataset, config: Any, folder: Path, device: Any) -> None:
+    """``gallery/labels_*.png``: image, truth and prediction of some evaluation images."""
+    count = min(config.gallery_images, len(dataset))
+    if not count:
+        return
+    chosen = dataset.with_indices(np.linspace(0, len(dataset) - 1, count).astype(int))
+    loader = build_loader(chosen, config.data, False, device=device, rank=0, world_size=1, seed=0)
+    model.eval()
+    number = 0
+    for images, targets in loader.batches(0):
+        for image, target in zip(images, targets):
+            labels = target["labels"]
+            size = (labels.shape[0], labels.shape[1])
+            (found,) = predict_labels(model, image[None], [size], **windows_of(config))
+            picture, _ = chosen[number]
+            cells = [draw_segmentation(picture, drawn.cpu(), opacity=0.6) for drawn in (labels, found)]
+            original = draw_segmentation(picture, labels.cpu(), opacity=0.0)
+            panel = grid([original, *cells], 3, ["image", "labels", "prediction"])
+            write_picture(folder / "gallery" / f"labels_{number:02d}.png", panel)
+            number += 1
+
+
+def write_segmentation_report(folder: Path, paper_metrics: Mapping[str, float] | None = None) -> Path:
+    """``report.html`` of a run from the files in its folder."""
+    pictures = {"Evaluation images: labels and predictions": "labels_*.png"}
+    return write_run_report(folder, "Segmentation with iTPN", pictures, paper_metrics=paper_metrics)
