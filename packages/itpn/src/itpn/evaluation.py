@@ -173,8 +173,29 @@ def judge_segmenter(subject: Subject, config: Any, fabric: Fabric, here: dict[st
     return Judged(len(val_set), [val_set, loader], lambda: metrics, unit="value", digits=4)
 
 
+def judge_detector(subject: Subject, config: Any, fabric: Fabric, here: dict[str, Any]) -> Judged:
+    """A detector by the AP of its boxes and masks (each process must call this).
+
+    Raises:
+        InputError: no weights, or data of other classes.
+    """
+    from vireo.detection import build_loader, build_sets, evaluate_detector, has_masks
+
+    from .detection import load_detector
+
+    model, _, classes = load_detector(config.run, config.weights, untrained=config.untrained)
+    _, val_set = build_sets(subject.data)
+    require_classes(val_set.classes, classes, f"evaluation data of {subject.name}")
+    loader = build_loader(val_set, subject.data, False, **here)
+    model.to(fabric.device)
+    with fabric.autocast():
+        metrics = evaluate_detector(model, loader, val_set, has_masks(subject.data))
+    return Judged(len(val_set), [val_set, loader], lambda: metrics or {}, unit="value", digits=4)
+
+
 EVALUATORS: Mapping[Kind, Evaluator] = {
     "classifier": judge_images,
     "pretraining": judge_images,
     "segmentation": judge_segmenter,
+    "detection": judge_detector,
 }

@@ -149,6 +149,42 @@ def segmented_images(run: str, weights: str | None, options: Mapping[str, Any]) 
     return predict
 
 
+def detected_images(run: str, weights: str | None, options: Mapping[str, Any]) -> Predictor:
+    """Boxes, and masks where the run has them, the best first."""
+    from vireo.detection.evaluate import MASK_THRESHOLD
+    from vireo.report import draw_detections
+
+    from .detection import load_detector
+
+    if not 0 <= options["threshold"] <= 1:
+        raise InputError(f"a score of {options['threshold']}", "--threshold", "use a number from 0 to 1")
+    model, _, classes = load_detector(run, weights)
+    device = options["device"]
+    model.to(device)
+
+    @torch.no_grad()
+    def predict(path: Path) -> Prediction:
+        image = decode_image(path)
+        found = {name: value.cpu() for name, value in model([image.to(device) / 255])[0].items()}
+        sure = found["scores"] >= options["threshold"]
+        boxes, labels, scores = found["boxes"][sure], found["labels"][sure] - 1, found["scores"][sure]
+        masks = found["masks"][sure, 0] > MASK_THRESHOLD if "masks" in found else None
+        rows: list[dict[str, Any]] = [
+            {
+                "file_name": str(path),
+                "class": classes[label],
+                "label": label,
+                "score": score,
+                **{name: round(value, 2) for name, value in zip(("x1", "y1", "x2", "y2"), box)},
+            }
+            for box, label, score in zip(boxes.tolist(), labels.tolist(), _rounded(scores))
+        ]
+        picture = draw_detections(image, boxes, labels, scores, masks=masks, classes=classes)
+        return Prediction(rows, picture, f"{len(rows)} objects")
+
+    return predict
+
+
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, a column for every key that one of them has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -178,4 +214,5 @@ PREDICTORS: Mapping[Kind, Callable[[str, str | None, Mapping[str, Any]], Predict
     "classifier": classes_of_images,
     "pretraining": recovered_images,
     "segmentation": segmented_images,
+    "detection": detected_images,
 }
