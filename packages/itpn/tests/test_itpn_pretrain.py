@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from itpn_golden import filled
 from itpn_pretrain_runs import PIXEL, call, clip, image_files, pretrain
+from itpn_pretraining import official_name
 from torch import Tensor
 
 from itpn.distill import FeatureDistillPretrain
 from itpn.hivit import HiViT
 from itpn.neck import PyramidNeck
 from itpn.pixel import MaskedPyramidAutoencoder
+from itpn.pretraining import load_pretraining
 from itpn.pretraining_data import BatchColorJitter, TwoViews
 from vireo.errors import InputError
 from vireo.testing.runs import logged, losses, read, weights
@@ -58,6 +61,22 @@ def test_going_on_from_another_run(tmp_path: Path) -> None:
     pretrain(tmp_path / "first", *PIXEL, "epochs=6")
     pretrain(tmp_path / "second", *PIXEL, f"init={tmp_path / 'first'}")
     assert losses(tmp_path / "second")[0]["loss"] < losses(tmp_path / "first")[3]["loss"]
+
+
+@pytest.mark.parametrize("case", ["tiny_pixel_mim", "tiny_clip_mim"])
+def test_going_on_from_the_authors_checkpoint(tmp_path: Path, case: str) -> None:
+    authors = filled(case)
+    torch.save({"model": authors, "epoch": 3}, tmp_path / "authors.pth")
+    network: MaskedPyramidAutoencoder | FeatureDistillPretrain
+    if case == "tiny_pixel_mim":
+        hivit = HiViT(64, embed_dim=64, depths=(2, 2, 3), num_heads=4)
+        network = MaskedPyramidAutoencoder(hivit, PyramidNeck(hivit.dims, 32, 2), 64, 2, 4)
+    else:
+        hivit = HiViT(64, embed_dim=64, depths=(2, 1, 5), num_heads=4, rel_pos="bias", init_values=0.1)
+        network = FeatureDistillPretrain(hivit, PyramidNeck(hivit.dims, 32), 24)
+    load_pretraining(network, str(tmp_path / "authors.pth"))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, authors[official_name(name)]), name
 
 
 def test_digits(tmp_path: Path) -> None:

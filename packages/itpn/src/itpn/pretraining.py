@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from vireo.data import ArrayLoader, ClassificationDataset, Loader, counter_uniform, pretraining_loader
 from vireo.engine import plain, require_own
-from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
-from vireo.engine.finished import initial_weights
+from vireo.engine.checkpoint import fit_state_dict
 from vireo.engine.layer_decay import weight_decay_groups
 from vireo.engine.optim import adamw, scaled_rate
 from vireo.errors import InputError
@@ -23,6 +22,7 @@ from .distill import FeatureDistillPretrain
 from .hivit import HiViT
 from .momentum import MomentumPyramidAutoencoder
 from .neck import PyramidNeck
+from .official import read_state, split_official
 from .pixel import MaskedPyramidAutoencoder
 from .sizes import itpn_backbone
 
@@ -117,16 +117,12 @@ def load_pretraining(network: PretrainNetwork, path: str) -> None:
     Raises:
         InputError: weights that cannot be read or do not fit.
     """
-    file = initial_weights(path)
-    state = state_dict_in(read(file), str(file))
-    if not any(key.startswith("backbone.") for key in state):
-        from .official import split_official
-
-        backbone, neck, heads = split_official(state)
-        parts = {f"backbone.{key}": value for key, value in backbone.items()}
-        state = {**parts, **{f"neck.{key}": value for key, value in neck.items()}, **heads}
+    backbone, neck, heads = split_official(read_state(path))
     teacher = {key: value for key, value in network.state_dict().items() if key.startswith("teacher.")}
-    fit_state_dict(network, {**teacher, **state}, str(file))
+    parts = {f"backbone.{key}": value for key, value in backbone.items()}
+    fit_state_dict(
+        network, {**teacher, **parts, **{f"neck.{key}": value for key, value in neck.items()}, **heads}, path
+    )
 
 
 def build_adamw(network: nn.Module, optim: Any, batch_size: int, objective: str) -> Optimizer:

@@ -25,30 +25,10 @@ from vireo.data.image_sets import build_dataset, normalization, require_batch
 from vireo.data.random import counter_uniform
 from vireo.errors import InputError
 
-from .digits import draw_canvas
+from .digits import DigitImages
 
 Targets = dict[str, Any]
 _GREY = (0.299, 0.587, 0.114)
-
-
-class DigitPictures(ClassificationDataset):
-    """The pictures of :func:`~itpn.digits.draw_canvas` without their labels.
-
-    Args:
-        length: number of pictures.
-        size: side in pixels.
-        train: draw training digits, else those of the evaluation.
-        seed: of the set.
-    """
-
-    def __init__(self, length: int, size: int, *, train: bool, seed: int = 0) -> None:
-        super().__init__(("digits",), np.zeros(length))
-        self.size, self.train, self.seed = size, train, seed
-
-    def load_image(self, index: int) -> Tensor:
-        """``uint8 (3, S, S)`` RGB."""
-        pixels = draw_canvas(int(self.sources[index]), self.size, train=self.train, seed=self.seed).pixels
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def pretraining_set(data: Any, *, train: bool) -> ClassificationDataset:
@@ -59,7 +39,7 @@ def pretraining_set(data: Any, *, train: bool) -> ClassificationDataset:
     """
     if data.format == "digits":
         count = data.train_images if train else data.val_images
-        return DigitPictures(count, data.image_size[0], train=train, seed=data.seed)
+        return DigitImages(count, data.image_size[0], train=train, seed=data.seed)
     return build_dataset(data, train=train, labels=False)
 
 
