@@ -1,4 +1,7 @@
-"""The pyramid as a backbone of detectron2. All but the first test need detectron2, which no other part does."""
+"""The pyramid as a backbone of detectron2. All but the first test need detectron2, which no other part does.
+
+Tried with the Python part of detectron2 at the commit that the adapter names; its compiled operators are not needed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from itpn_golden import filled, image, load
+
+from vireo.errors import InputError
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depths": (2, 1, 3), "num_heads": 4}
 
@@ -45,6 +50,11 @@ def test_backbone_from_a_checkpoint(adapter: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         maps = network(torch.zeros(1, 3, 96, 64))
     assert [tuple(m.shape) for m in maps.values()][:2] == [(1, 32, 24, 16), (1, 32, 12, 8)]
+
+
+def test_faults(adapter: Any) -> None:
+    with pytest.raises(InputError, match="no pyramid of Fast-iTPN"):
+        adapter.pyramid_backbone("fast_itpn_tiny")
 
 
 @torch.no_grad()

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from itpn_golden import load_json
+from omegaconf import OmegaConf
 from torch import nn
 
+from itpn.distill import FeatureDistillPretrain
 from itpn.fast import FastITPN
 from itpn.features import iTPNFeatures
 from itpn.hivit import HiViT
 from itpn.layer_decay import SCHEMES, layer_decay_groups, parameter_rules
 from itpn.neck import PyramidNeck
+from itpn.pretraining import build_adamw
 from vireo.errors import InputError
 
 BASE: dict[str, Any] = {"img_size": 32, "embed_dim": 16, "depths": (3, 3, 24), "num_heads": 2}
@@ -105,3 +108,19 @@ def test_groups_hold_every_trained_parameter_once_the_full_rate_first(scheme: An
 def test_faults(model: nn.Module, decay: float, scheme: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         layer_decay_groups(model, 1e-3, decay, scheme=scheme)
+
+
+def test_rules_of_feature_pre_training() -> None:
+    backbone = HiViT(img_size=32, embed_dim=16, depths=(1, 1, 5), num_heads=2, rel_pos="bias", init_values=0.1)
+    model = FeatureDistillPretrain(backbone, PyramidNeck(backbone.dims, 8), 4)
+    optim = OmegaConf.create({"lr": 1.5e-3, "betas": [0.9, 0.98], "weight_decay": 0.05})
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in build_adamw(model, optim, 256, "clip").param_groups
+        for parameter in group["params"]
+    }
+    found = {
+        name.removeprefix("backbone.").removeprefix("neck."): decays[id(parameter)]
+        for name, parameter in model.named_parameters()
+    }
+    assert found == {name: weight_decay for name, (_, weight_decay) in CASES["clip_pretrain_wd0.05"].items()}

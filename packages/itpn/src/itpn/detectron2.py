@@ -19,6 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vireo.errors import InputError
+
 from .features import iTPNFeatures
 from .hivit import HiViT
 from .neck import PyramidNeck
@@ -93,10 +95,11 @@ def pyramid_backbone(
             weights are of a CLIP teacher).
 
     Raises:
-        InputError: an unknown size or option, or weights that do not fit.
+        InputError: an unknown size or option, one of Fast-iTPN, or weights that do not fit.
     """
     backbone = itpn_backbone(size, **{"norm_eps": NORM_EPS, **options})
-    assert isinstance(backbone, HiViT), "no pyramid of Fast-iTPN was released"
+    if not isinstance(backbone, HiViT):
+        raise InputError("no pyramid of Fast-iTPN was released", f"size {size}", "use a size of HiViT or iTPN")
     if fpn_depth is None:
         fpn_depth = 1 if weights is None else infer_fpn_depth(weights)
     neck = PyramidNeck(backbone.dims, fpn_dim, fpn_depth, norm_eps=NORM_EPS)
