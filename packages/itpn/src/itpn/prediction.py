@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,7 @@ def segmented_images(run: str, weights: str | None, options: Mapping[str, Any]) 
     model, config, classes = load_segmenter(run, weights)
     device = options["device"]
     model.to(device)
+    windows, unit = windows_of(config), config.model.get("patch_size", 16)
     resize, normalize = ResizeImage(config.data.short_side, config.data.long_side), normalization(config.data)
 
     @torch.no_grad()
@@ -136,7 +138,9 @@ def segmented_images(run: str, weights: str | None, options: Mapping[str, Any]) 
         size = (image.shape[-2], image.shape[-1])
         resized, _ = resize(image, {"labels": torch.zeros(size, dtype=torch.uint8)})
         view, _ = normalize(resized[None].to(device), {})
-        labels = predict_labels(model, view, [size], **windows_of(config))[0].cpu()
+        whole = tuple(unit * math.ceil(side / unit) for side in view.shape[-2:])  # as windows, they are padded
+        chosen = windows if windows["window"] is not None else {"window": whole, "stride": whole}
+        labels = predict_labels(model, view, [size], **chosen)[0].cpu()
         shares = labels.flatten().long().bincount(minlength=len(classes)) / labels.numel()
         order = [label for label in shares.argsort(descending=True).tolist() if shares[label] > 0]
         rows = [
