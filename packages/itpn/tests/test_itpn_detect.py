@@ -142,6 +142,7 @@ def test_coco_recipes(name: str) -> None:
     assert (optim.weight_decay, optim.warmup_steps, list(optim.betas)) == (0.05, 500, [0.9, 0.999])
     assert [round(share * epochs) for share in optim.milestones] == ([9, 11] if epochs == 12 else [27, 33])
     assert list(config.detector.short_side) == list(range(480, 801, 32))
+    assert config.data.window_share == 0.5
     assert config.model.rel_pos == ("decomposed" if "large" in name else None)
     assert config.output_dir == f"outputs/{name}"
     with torch.device("meta"):

@@ -18,5 +18,6 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.detection.sets import build_sets as build_sets
     from vireo.detection.sets import has_masks as has_masks
     from vireo.detection.targets import training_targets as training_targets
+    from vireo.detection.transforms import RandomWindow as RandomWindow
 
 __all__, __getattr__, __dir__ = exports(__name__, __file__)

@@ -14,8 +14,8 @@ FINEST_SCALE = 14.0  # finest strides: boxes of less than twice this side are on
 class AlignedRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
     """torchvision's ``MultiScaleRoIAlign`` takes coordinates to be half a pixel off; this one does not.
 
-    A box of side s (the root of its area) is pooled from level floor(log2(s / 14 d)), d the finest stride, as many samples a bin as it takes
-    pixels.
+    A box of side s (the root of its area) is pooled from level floor(log2(s / 14 d)), d the finest stride (56 pixels
+    where that is 4), with as many samples a bin as it takes pixels.
 
     Args:
         featmap_names: of the levels, finest first.

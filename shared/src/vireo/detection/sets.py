@@ -10,6 +10,7 @@ import numpy as np
 
 from vireo.data import (
     CocoDetection,
+    Compose,
     DetectionDataset,
     GeneratedShapes,
     Loader,
@@ -18,6 +19,7 @@ from vireo.data import (
     aspect_ratio_groups,
 )
 from vireo.data.image_sets import VAL_SEED, require_batch
+from vireo.detection.transforms import RandomWindow
 from vireo.errors import InputError
 
 FORMATS = ("generated", "coco", "voc")
@@ -73,16 +75,15 @@ def build_loader(
     dataset: DetectionDataset,
     data: Any,
     train: bool,
-    transform: Callable[..., Any] | None = None,
     **here: Any,
 ) -> Loader:
     """Batches of lists of images ``(3, H, W)`` in [0, 1], not yet resized; training flips half of them.
 
     Args:
         dataset: see :func:`build_sets`.
-        data: configuration: ``batch_size`` over all processes, ``eval_batch_size`` of each, ``workers``, ``on_error``.
-        train: shuffle, transform, leave out a last batch that is not full.
-        transform: of training samples, in the worker; None: the flip alone.
+        data: configuration: ``batch_size`` over all processes, ``eval_batch_size`` of each, ``workers``, ``on_error``;
+            where it has ``window_share``, so many training samples are cut by :class:`~vireo.detection.RandomWindow`.
+        train: shuffle, flip, cut, leave out a last batch that is not full.
         **here: device, rank, world size and seed.
     """
     require_batch(len(dataset), data.batch_size, train, "data.batch_size")
@@ -92,10 +93,16 @@ def build_loader(
         batch_size=data.batch_size if train else data.eval_batch_size * here["world_size"],
         shuffle=train,
         drop_last=train,
-        transform=(transform or RandomHorizontalFlip()) if train else None,
+        transform=_augmentation(data.get("window_share", 0.0)) if train else None,
         device_transform=lambda images, targets: ([image.float() / 255 for image in images], targets),
         groups=aspect_ratio_groups(sizes) if train else None,
         workers=data.workers,
         on_error=data.on_error,
         **here,
     )
+
+
+def _augmentation(window_share: float) -> Callable[..., Any]:
+    if not window_share:
+        return RandomHorizontalFlip()
+    return Compose(RandomHorizontalFlip(), RandomWindow(window_share))
