@@ -64,6 +64,18 @@ def beyond_masking_speed() -> str:
 
 
 @table
+def itpn() -> str:
+    """Segmenters and detectors after the three starts, on generated digits and on real sets."""
+    return claims("itpn_")
+
+
+@table
+def itpn_speed() -> str:
+    """Speed ratios of iTPN."""
+    return speed_of("speed_itpn*.json")
+
+
+@table
 def fgc() -> str:
     """BAS, FGC and controls on generated pictures and on CIFAR-10."""
     return claims("fgc_")

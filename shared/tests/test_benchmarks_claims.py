@@ -66,7 +66,9 @@ def some_metrics(folder: str) -> dict[str, Any]:
     """What the runs of any paper may leave; every number is that of the seed."""
     value = float(seed_of(folder))
     blocks, error = {"7": value, "8": value}, {"top1_error": value}
-    return {"AP": value, **error, "pruning": 0.55, "overlap": blocks, "purity": blocks, "linear": error, "knn": error}
+    features = {"linear": error, "knn": error, "loss": value, "mIoU": value, "mAcc": value, "aAcc": value}
+    found = {"AP": value, "box_AP": value, "box_AP50": value, **error, **features}
+    return {**found, "pruning": 0.55, "overlap": blocks, "purity": blocks}
 
 
 @pytest.fixture
@@ -143,6 +145,14 @@ def test_settings_of_every_arm_are_those_of_the_package(
         ("ssd_det", "shapes", ["plain_detector__clean_boxes_0", "plain_detector_0", "ssd_det____spsd___sisd_0"]),
         ("fgc", "generated", ["bas_0", "fgc_0", "random_neighbours_0", "self_only_0", "start_0"]),
         ("beyond_masking", "generated", ["mask_only__m__0", "zoomed_in___mask__a___m__0", "zoomed_in__a__0"]),
+        (
+            "itpn",
+            "digits",
+            [
+                *("backbone_and_pyramid_pre_trained__itpn__0", "backbone_pre_trained_0"),
+                *("from_scratch_0", "pretrain_0"),
+            ],
+        ),
         (
             "beyond_masking",
             "cifar10_gpu",

@@ -170,7 +170,7 @@ def set_fused(model: nn.Module, fused: bool) -> None:
     """Let every attention of ``model`` use PyTorch's fused form, or the explicit one."""
     for module in model.modules():
         if hasattr(module, "fused"):
-            setattr(module, "fused", fused)
+            module.fused = fused  # type: ignore[assignment]
 
 
 @torch.no_grad()

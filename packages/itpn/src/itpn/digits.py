@@ -20,8 +20,8 @@ from vireo.errors import InputError
 
 TRAIN_DIGITS = 1400
 CLASSES = ("background", *map(str, range(10)))
-DIGITS = 3  # of a picture
-SIDE_SHARE = (20 / 64, 32 / 64)  # side of a digit, of the picture's
+DIGITS = 2  # of a picture
+SIDE_SHARE = (0.4, 0.6)  # side of a digit, of the picture's
 INK = 0.35  # of full ink: where a pixel belongs to the digit
 NOISE = 6.0  # grey levels
 
