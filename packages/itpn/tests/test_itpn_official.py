@@ -194,13 +194,15 @@ def test_containers(container: str, tmp_path: Path) -> None:
     assert read_state(tmp_path / "weights.pt").keys() == state.keys()
 
 
-def test_positions_of_another_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3)])
+def test_positions_of_another_size(kind: torch.dtype, tolerance: float, tmp_path: Path) -> None:
     state = filled("tiny_det_pixel")
     state["absolute_pos_embed"] = tensor("absolute_pos_embed", (1, 196, 64))
-    torch.save({"model": state}, tmp_path / "weights.pth")
+    torch.save({"model": {key: value.to(kind) for key, value in state.items()}}, tmp_path / "weights.pth")
     backbone = HiViT(**{**TINY_DET, "img_size": 256})
     load_backbone(backbone, tmp_path / "weights.pth")
-    close(100 * backbone.absolute_pos_embed[..., ::4], load("pos_interp")["ckpt_16"], 1e-5)
+    assert backbone.absolute_pos_embed.dtype == torch.float32
+    close(100 * backbone.absolute_pos_embed[..., ::4], load("pos_interp")["ckpt_16"], tolerance)
 
 
 def test_relative_tables_of_another_size(tmp_path: Path) -> None:

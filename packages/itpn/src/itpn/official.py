@@ -237,6 +237,7 @@ def resized(backbone: HiViT | FastITPN, state: Mapping[str, Tensor], where: str)
     for key, value in state.items():
         if key not in own or value.shape == own[key].shape:
             continue
+        value = value.float()  # files of half precision are resized in full
         if key == "absolute_pos_embed" and isinstance(backbone, HiViT):
             fitted[key] = resample_positions(value, _square(value.shape[1], key, where), backbone.pos_grid, "size")
         elif key == "pos_embed" and isinstance(backbone, FastITPN):
