@@ -139,6 +139,9 @@ class _Composer:
         groups = self.groups()
         if key in groups and not override.is_add():
             return InputError(f"'{key}' is not set by default", text, f"write +{text}")
+        if override.is_add() and key in groups and "Could not override" in _headline(error):
+            what = f"is made for the configuration of another script ({_headline(error)})"
+            return InputError(what, text, "run the script that its file names")
         if override.is_add():
             return InputError(_headline(error), text, f"write {text.lstrip('+')}")
         keys = config_keys(config)
