@@ -12,21 +12,17 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vireo.errors import InputError
 
-from .attention import init_layers
+from .backbone import PyramidInputs, UnitBackbone
 from .fast_blocks import CellBlock, CellMerge, FastRelPos, PatchCells, RelPosBias, TokenBlock
-from .hivit import PyramidInputs
-from .neck import units_to_map
 from .positions import resample_positions
 from .relative import Grid
 
 
-class FastITPN(nn.Module):
+class FastITPN(UnitBackbone):
     """Hierarchical vision transformer with three stages at strides p/4, p/2 and p, the released Fast-iTPN.
 
     Images of any size are taken if p divides their sides; the position table is resized to their grid, bicubic, as the
@@ -85,15 +81,10 @@ class FastITPN(nn.Module):
         rel_pos: FastRelPos | None = None,
         attn_fp32: bool = False,
     ) -> None:
-        super().__init__()
-        _require_sizes(patch_size, embed_dim, num_heads, rel_pos, cls_token)
-        self.patch_size, self.in_chans, self.embed_dim, self.norm_eps = patch_size, in_chans, embed_dim, norm_eps
-        self.depths, self.mean_pooling, self.rel_pos, self.num_heads = tuple(depths), mean_pooling, rel_pos, num_heads
-        self.dims = (embed_dim // 4, embed_dim // 2, embed_dim)
-        self.strides = (patch_size // 4, patch_size // 2, patch_size)
-        self.grid_size = self.grid_of((img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
-        self.num_classes, self.num_features, self.head_hidden_size = num_classes, embed_dim, embed_dim
-        self.num_prefix_tokens, self.grad_checkpointing = int(cls_token), False
+        super().__init__(img_size, patch_size, in_chans, embed_dim, depths, num_heads, norm_eps)
+        _require_relative(rel_pos, cls_token)
+        self.mean_pooling, self.rel_pos = mean_pooling, rel_pos
+        self.num_prefix_tokens = int(cls_token)
 
         self.patch_embed = PatchCells(patch_size, in_chans, self.dims[0], norm_eps if patch_norm else None)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if cls_token else None
@@ -114,31 +105,12 @@ class FastITPN(nn.Module):
             blocks.append(TokenBlock(embed_dim, num_heads, hidden, path, **options))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Identity() if mean_pooling else nn.LayerNorm(embed_dim, eps=norm_eps)
-        self.fc_norm: nn.Module = nn.Identity()
-        self.head: nn.Module = nn.Identity()
-        names = (f"blocks.{depths[0] - 1}", f"blocks.{depths[0] + depths[1]}", f"blocks.{len(blocks) - 1}")
-        self.feature_info = [
-            {"num_chs": dim, "reduction": stride, "module": name}
-            for dim, stride, name in zip(self.dims, self.strides, names)
-        ]
-        init_layers(self)
+        self.finish(num_classes)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
-        if num_classes:
-            self.reset_classifier(num_classes)
 
-    def grid_of(self, size: tuple[int, ...]) -> Grid:
-        """Rows and columns of units of an image of ``size`` (height, width).
-
-        Raises:
-            InputError: units do not divide it.
-        """
-        height, width = size
-        if min(size) < self.patch_size or height % self.patch_size or width % self.patch_size:
-            what = f"an image of {height}x{width} is not divided by units of {self.patch_size}x{self.patch_size}"
-            raise InputError(what, "images", f"resize or pad them to multiples of {self.patch_size}")
-        return height // self.patch_size, width // self.patch_size
+    head_scale = 0.01
 
     # -- stages ----------------------------------------------------------------------------------------------------
 
@@ -196,13 +168,6 @@ class FastITPN(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
-    def _run(self, block: nn.Module, x: Tensor, *relative: Tensor | None) -> Tensor:
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(block, x, *relative, use_reentrant=False)
-            return recomputed
-        computed: Tensor = block(x, *relative)
-        return computed
-
     # -- whole passes ----------------------------------------------------------------------------------------------
 
     def forward_units(self, images: Tensor) -> PyramidInputs:
@@ -217,71 +182,20 @@ class FastITPN(nn.Module):
         grid = self.grid_of(tuple(images.shape[-2:]))
         return self.forward_late(self.forward_early(images)[2], grid)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens ``(B, N, C)`` to logits, or to pooled features where ``pre_logits``."""
-        pooled: Tensor = self.fc_norm(x[:, self.num_prefix_tokens :].mean(1))
-        return pooled if pre_logits else self.head(pooled)
+    def forward_stages(self, images: Tensor, late: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Tokens, and units ``(B, N, s, s, c)`` of the stages; without ``late`` stage 3 is left out."""
+        f4, f8, tokens = self.forward_early(images)
+        if late:
+            tokens = self.forward_late(tokens, self.grid_of(tuple(images.shape[-2:])))
+        cells = (f4, f8, tokens[:, self.num_prefix_tokens if late else 0 :, None])
+        return tokens, (cells_to_units(cells[0]), cells_to_units(cells[1]), cells_to_units(cells[2]))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``; without classes, to pooled features."""
-        return self.forward_head(self.forward_features(images))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """timm's interface: maps ``(B, c, H / s, W / s)`` of the stages, finest first.
-
-        Args:
-            x: images.
-            indices: which of the three, or how many of the last; None for all.
-            norm: must be False: the early stages have no norms.
-            stop_early: leave out what the wanted maps do not need.
-            output_fmt: must be ``NCHW``.
-            intermediates_only: return the maps alone, else (tokens of the last stage, maps).
-
-        Raises:
-            InputError: another format, or units that do not divide the images.
-        """
-        if output_fmt != "NCHW" or norm:
-            raise InputError("the maps are NCHW and not normalised", "forward_intermediates", "leave out the options")
-        wanted, last = feature_take_indices(3, indices)
-        grid = self.grid_of(tuple(x.shape[-2:]))
-        f4, f8, tokens = self.forward_early(x)
-        if last == 2 or not stop_early:
-            tokens = self.forward_late(tokens, grid)
-        cells = (f4, f8, tokens[:, self.num_prefix_tokens :, None])
-        maps = [units_to_map(cells_to_units(cells[index]), grid) for index in wanted]
-        return maps if intermediates_only else (tokens, maps)
+    @property
+    def normalizes_mean(self) -> bool:
+        """Whether a classifier has a norm behind the mean of the tokens."""
+        return self.mean_pooling
 
     # -- what timm asks a model --------------------------------------------------------------------------------------
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier of ``num_classes``, a hundredth of the usual size; 0 takes the last layer away.
-
-        Raises:
-            InputError: another pooling than the mean.
-        """
-        if global_pool not in (None, "avg"):
-            remedy = "use avg, or forward_features for tokens"
-            raise InputError(f"unknown pooling {global_pool!r}", "global_pool", remedy)
-        self.num_classes = num_classes
-        if num_classes and self.mean_pooling and isinstance(self.fc_norm, nn.Identity):
-            self.fc_norm = nn.LayerNorm(self.embed_dim, eps=self.norm_eps)
-        self.head = nn.Identity()
-        if num_classes:
-            self.head = nn.Linear(self.embed_dim, num_classes)
-            init_layers(self.head)
-            self.head.weight.data.mul_(0.01)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are not decayed, beside vectors: positions, class token and relative tables."""
@@ -295,10 +209,6 @@ class FastITPN(nn.Module):
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm", (99999,))],
         }
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of keeping what is inside them."""
-        self.grad_checkpointing = enable
-
 
 def cells_to_units(cells: Tensor) -> Tensor:
     """Cells of units quarter by quarter, ``(B, N, s s, c)``, as inner grids ``(B, N, s, s, c)``; s is 1, 2 or 4."""
@@ -308,13 +218,8 @@ def cells_to_units(cells: Tensor) -> Tensor:
     return cells.unflatten(2, (side, side))
 
 
-def _require_sizes(patch_size: int, dim: int, heads: int, rel_pos: str | None, cls_token: bool) -> None:
-    """Raise InputError unless the sizes divide each other and the options go together."""
-    if patch_size < 4 or patch_size % 4:
-        raise InputError(f"units of {patch_size} pixels have no inner grid of 4x4", "patch_size", "use a multiple of 4")
-    if dim % 4 or heads < 1 or dim % heads:
-        remedy = "use a multiple of 4 that the heads divide"
-        raise InputError(f"{dim} channels do not suit three stages and {heads} heads", "embed_dim", remedy)
+def _require_relative(rel_pos: str | None, cls_token: bool) -> None:
+    """Raise InputError unless the options go together."""
     if rel_pos not in (None, "bias", "shared", "decoupled"):
         raise InputError(f"unknown relative positions {rel_pos!r}", "rel_pos", "use null, bias, shared or decoupled")
     if rel_pos is not None and not cls_token:

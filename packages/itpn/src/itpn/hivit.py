@@ -6,38 +6,18 @@ authors'. Legend of shapes: B images, N units of the grid, K visible ones, C cha
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vireo.errors import InputError
 
-from .attention import AttentionBlock, MlpBlock, PatchMerge, RelPos, init_layers
-from .neck import units_to_map
+from .attention import AttentionBlock, MlpBlock, PatchMerge, RelPos
+from .backbone import INNER, PyramidInputs, UnitBackbone
 from .positions import PosResample, resample_positions
-from .relative import Grid, Places, places_of
-
-INNER = 4  # side of a unit's inner grid in stage 1
-
-
-class PyramidInputs(NamedTuple):
-    """What a pyramid is built from.
-
-    Attributes:
-        f4: ``(B, K, 4, 4, C / 4)``, the output of stage 1.
-        f8: ``(B, K, 2, 2, C / 2)``, of stage 2.
-        x16: ``(B, K, C)``, of stage 3.
-        grid: rows and columns of all units.
-    """
-
-    f4: Tensor
-    f8: Tensor
-    x16: Tensor
-    grid: Grid
+from .relative import Grid, places_of
 
 
 class PatchEmbed(nn.Module):
@@ -55,7 +35,7 @@ class PatchEmbed(nn.Module):
         return embedded
 
 
-class HiViT(nn.Module):
+class HiViT(UnitBackbone):
     """Hierarchical vision transformer with three stages at strides p/4, p/2 and p.
 
     Images of any size are taken if p divides their sides; position table and relative tables are resized.
@@ -104,17 +84,13 @@ class HiViT(nn.Module):
         pos_size: int | tuple[int, int] | None = None,
         pos_resample: PosResample = "official",
     ) -> None:
-        super().__init__()
-        _require_sizes(patch_size, embed_dim, num_heads, rel_pos, pos_resample)
-        self.patch_size, self.in_chans, self.embed_dim, self.norm_eps = patch_size, in_chans, embed_dim, norm_eps
-        self.depths, self.pos_resample, self.num_heads = tuple(depths), pos_resample, num_heads
-        self.dims = (embed_dim // 4, embed_dim // 2, embed_dim)
-        self.strides = (patch_size // 4, patch_size // 2, patch_size)
-        self.grid_size = self.grid_of(_pair(img_size))
-        self.pos_grid = self.grid_of(_pair(pos_size)) if pos_size is not None else self.grid_size
-        self.rel_pos = rel_pos
-        self.num_classes, self.num_features, self.head_hidden_size = num_classes, embed_dim, embed_dim
-        self.num_prefix_tokens, self.grad_checkpointing = 0, False
+        super().__init__(img_size, patch_size, in_chans, embed_dim, depths, num_heads, norm_eps)
+        if rel_pos not in (None, "bias", "decomposed"):
+            raise InputError(f"unknown relative positions {rel_pos!r}", "rel_pos", "use null, bias or decomposed")
+        if pos_resample not in ("official", "size"):
+            raise InputError(f"unknown resampling {pos_resample!r}", "pos_resample", "use official or size")
+        self.rel_pos, self.pos_resample = rel_pos, pos_resample
+        self.pos_grid = self.grid_size if pos_size is None else self.grid_of(pos_size)
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, self.dims[0], norm_eps)
         self.absolute_pos_embed = nn.Parameter(torch.zeros(1, self.pos_grid[0] * self.pos_grid[1], embed_dim))
@@ -132,29 +108,8 @@ class HiViT(nn.Module):
             for rate in rates[depths[0] + depths[1] :]
         ]
         self.blocks = nn.ModuleList(blocks)
-        self.fc_norm: nn.Module = nn.Identity()
-        self.head: nn.Module = nn.Identity()
-        names = (f"blocks.{depths[0] - 1}", f"blocks.{depths[0] + depths[1]}", f"blocks.{len(blocks) - 1}")
-        self.feature_info = [
-            {"num_chs": dim, "reduction": stride, "module": name}
-            for dim, stride, name in zip(self.dims, self.strides, names)
-        ]
-        init_layers(self)
+        self.finish(num_classes)
         nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
-        if num_classes:
-            self.reset_classifier(num_classes)
-
-    def grid_of(self, size: tuple[int, int]) -> Grid:
-        """Rows and columns of units of an image of ``size`` (height, width).
-
-        Raises:
-            InputError: units do not divide it.
-        """
-        height, width = size
-        if min(size) < self.patch_size or height % self.patch_size or width % self.patch_size:
-            what = f"an image of {height}x{width} is not divided by units of {self.patch_size}x{self.patch_size}"
-            raise InputError(what, "images", f"resize or pad them to multiples of {self.patch_size}")
-        return height // self.patch_size, width // self.patch_size
 
     # -- stages ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +123,7 @@ class HiViT(nn.Module):
         Raises:
             InputError: units do not divide the images.
         """
-        rows, columns = self.grid_of((images.shape[-2], images.shape[-1]))
+        rows, columns = self.grid_of(tuple(images.shape[-2:]))
         pixels = images.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # (B, 3, R, p, C, p)
         if ids_keep is None:
             pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
@@ -232,13 +187,6 @@ class HiViT(nn.Module):
                 tapped = x
         return x, tapped
 
-    def _run(self, block: nn.Module, x: Tensor, *places: Places | None) -> Tensor:
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(block, x, *places, use_reentrant=False)
-            return recomputed
-        computed: Tensor = block(x, *places)
-        return computed
-
     # -- whole passes ----------------------------------------------------------------------------------------------
 
     def forward_units(self, images: Tensor, ids_keep: Tensor | None = None) -> PyramidInputs:
@@ -248,7 +196,7 @@ class HiViT(nn.Module):
             images: ``(B, in_chans, H, W)``.
             ids_keep: int64 ``(B, K)``; None for all units.
         """
-        grid = self.grid_of((images.shape[-2], images.shape[-1]))
+        grid = self.grid_of(tuple(images.shape[-2:]))
         f4, f8, x = self.forward_early(self.embed_units(images, ids_keep))
         return PyramidInputs(f4, f8, self.forward_late(x, grid, ids_keep)[0], grid)
 
@@ -256,69 +204,12 @@ class HiViT(nn.Module):
         """Tokens of stage 3, ``(B, K, C)``, not normalised: all in row-major order, or those of ``ids_keep``."""
         return self.forward_units(images, ids_keep).x16
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens ``(B, N, C)`` to logits, or to pooled features where ``pre_logits``."""
-        pooled: Tensor = self.fc_norm(x.mean(1))
-        return pooled if pre_logits else self.head(pooled)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(B, in_chans, H, W)`` to logits ``(B, num_classes)``; without classes, to pooled features."""
-        return self.forward_head(self.forward_features(images))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """timm's interface: maps ``(B, c, H / s, W / s)`` of the stages, finest first.
-
-        Args:
-            x: images.
-            indices: which of the three, or how many of the last; None for all.
-            norm: must be False: the stages have no norms.
-            stop_early: leave out what the wanted maps do not need.
-            output_fmt: must be ``NCHW``.
-            intermediates_only: return the maps alone, else (tokens of the last stage, maps).
-
-        Raises:
-            InputError: another format, or units that do not divide the images.
-        """
-        if output_fmt != "NCHW" or norm:
-            raise InputError("the maps are NCHW and not normalised", "forward_intermediates", "leave out the options")
-        wanted, last = feature_take_indices(3, indices)
-        grid = self.grid_of((x.shape[-2], x.shape[-1]))
-        f4, f8, tokens = self.forward_early(self.embed_units(x))
-        if last == 2 or not stop_early:
-            tokens = self.forward_late(tokens, grid)[0]
-        units = (f4, f8, tokens[:, :, None, None])
-        maps = [units_to_map(units[index], grid) for index in wanted]
-        return maps if intermediates_only else (tokens, maps)
-
-    # -- what timm asks a model --------------------------------------------------------------------------------------
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier of ``num_classes``; 0 takes the last layer away.
-
-        Raises:
-            InputError: another pooling than the mean.
-        """
-        if global_pool not in (None, "avg"):
-            raise InputError(
-                f"unknown pooling {global_pool!r}", "global_pool", "use avg, or forward_features for tokens"
-            )
-        self.num_classes = num_classes
-        if num_classes and isinstance(self.fc_norm, nn.Identity):
-            self.fc_norm = nn.LayerNorm(self.embed_dim, eps=self.norm_eps)
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
-        init_layers(self.head)
+    def forward_stages(self, images: Tensor, late: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Tokens, and units ``(B, N, s, s, c)`` of the stages; without ``late`` stage 3 is left out."""
+        f4, f8, tokens = self.forward_early(self.embed_units(images))
+        if late:
+            tokens = self.forward_late(tokens, self.grid_of(tuple(images.shape[-2:])))[0]
+        return tokens, (f4, f8, tokens[:, :, None, None])
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are not decayed, beside vectors: positions and relative tables."""
@@ -331,24 +222,3 @@ class HiViT(nn.Module):
             "stem": r"^patch_embed|absolute_pos_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^fc_norm", (99999,))],
         }
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of keeping what is inside them."""
-        self.grad_checkpointing = enable
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _require_sizes(patch_size: int, dim: int, heads: int, rel_pos: str | None, pos_resample: str) -> None:
-    """Raise InputError unless the sizes divide each other and the choices are known."""
-    if patch_size < INNER or patch_size % INNER:
-        raise InputError(f"units of {patch_size} pixels have no inner grid of 4x4", "patch_size", "use a multiple of 4")
-    if dim % 4 or heads < 1 or dim % heads:
-        remedy = "use a multiple of 4 that the heads divide"
-        raise InputError(f"{dim} channels do not suit three stages and {heads} heads", "embed_dim", remedy)
-    if rel_pos not in (None, "bias", "decomposed"):
-        raise InputError(f"unknown relative positions {rel_pos!r}", "rel_pos", "use null, bias or decomposed")
-    if pos_resample not in ("official", "size"):
-        raise InputError(f"unknown resampling {pos_resample!r}", "pos_resample", "use official or size")
