@@ -65,3 +65,29 @@ def test_a_transformer_has_no_stages_to_freeze(tmp_path: Path) -> None:
         "train", *RUN, "model.backbone=vit_tiny_patch16_224", "model.frozen_stages=1", f"output_dir={tmp_path}/run"
     )
     assert "model.frozen_stages: vit_tiny_patch16_224 has 0 stages that can be frozen, not 1" in outcome.mistake()
+
+
+def test_train_on_a_pre_trained_pyramid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbone and pyramid of a pre-training of another package, by their name in timm's registry."""
+    if "itpn" not in load_registrations():
+        pytest.skip("the package itpn is not installed")
+    monkeypatch.setattr("ssd_det.report.write_run_report", lambda *_: None)
+    sizes: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "depths": (1, 1, 2), "num_heads": 2, "fpn_dim": 16}
+    torch.manual_seed(5)
+    state = {
+        key: torch.randn_like(value) / 8
+        for key, value in timm.create_model("itpn_tiny_pyramid", **sizes).state_dict().items()
+    }
+    file, folder = tmp_path / "pretraining.safetensors", tmp_path / "run"
+    save_weights(state, file)
+    options = {**sizes, "depths": "[1,1,2]"}
+    body = [f"+model.backbone_options.{key}={value}" for key, value in options.items()]
+    others = [setting for setting in RUN if "backbone_options" not in setting]
+    chosen = ["model.backbone=itpn_tiny_pyramid", f"model.backbone_weights={file}", f"output_dir={folder}"]
+    outcome = call("train", *others, *body, *chosen)
+    assert outcome.status == 0, outcome.err
+
+    trained = {key.removeprefix("backbone.model."): value for key, value in weights(folder).items()}
+    for key, start in state.items():
+        assert 0 < (trained[key] - start).abs().max() <= 1.1 * STEPS * LR, key
+    assert load_run(folder).model.backbone.feature_info.channels() == [16] * 4  # type: ignore[operator, union-attr]

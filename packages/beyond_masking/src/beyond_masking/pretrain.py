@@ -14,6 +14,7 @@ from vireo.engine.cli import entry_point
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from torch import Tensor
 
     from .model import TokenPretrainModel
 
@@ -67,32 +68,21 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate_recovery(network: TokenPretrainModel, loader: Any, seed: int) -> dict[str, float]:
-    """Mean losses over the evaluation images of all processes (each must call this), the same crops each time.
+    """Mean losses over the evaluation images of all processes; see :func:`vireo.evaluation.mean_losses`.
 
     Args:
-        network: not wrapped for several processes; left in evaluation mode.
-        loader: over this process's share of the images.
+        network, loader: as there.
         seed: of what is drawn.
     """
-    import torch
-    import torch.distributed as dist
+    from vireo.evaluation import mean_losses
 
     from .draws import batch_draws
 
-    network.eval()
-    totals: dict[str, float] = {}
-    count = 0.0
-    with torch.no_grad():
-        for number, (images, targets) in enumerate(loader.batches(0)):
-            output = network(images, draws=batch_draws(targets["key"], seed, 0, number))
-            for name, value in {"loss": output.loss, **output.losses}.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(images)
-            count += len(images)
-    sums = torch.tensor([count, *totals.values()], dtype=torch.float64)
-    if dist.is_initialized():
-        sums = sums.to(next(network.parameters()).device)
-        dist.all_reduce(sums)
-    return {name: value / float(sums[0]) for name, value in zip(totals, sums[1:].tolist())}
+    def losses_of(number: int, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = network(images, draws=batch_draws(targets["key"], seed, 0, number))
+        return {"loss": output.loss, **output.losses}
+
+    return mean_losses(network, loader, losses_of)
 
 
 if __name__ == "__main__":

@@ -50,10 +50,7 @@ def read_state(path: str | os.PathLike[str]) -> State:
         InputError: no such file, one that cannot be read, or one that would execute code and is refused.
     """
     file = initial_weights(path)
-    content = read(file)
-    if isinstance(content, Mapping) and isinstance(content.get("module"), Mapping):
-        content = content["module"]
-    return state_dict_in(content, str(file))
+    return state_dict_in(read(file), str(file))
 
 
 def split_official(state: Mapping[str, Tensor]) -> Parts:

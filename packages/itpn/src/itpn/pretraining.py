@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vireo.data import ArrayLoader, ClassificationDataset, Loader, counter_uniform, pretraining_loader
-from vireo.engine import plain, require_own
+from vireo.engine import plain
 from vireo.engine.checkpoint import fit_state_dict
 from vireo.engine.layer_decay import weight_decay_groups
 from vireo.engine.optim import adamw, scaled_rate
@@ -20,6 +20,7 @@ from .block_mask import block_masks
 from .clip import CLIPTeacher
 from .distill import FeatureDistillPretrain
 from .hivit import HiViT
+from .kinds import require_own_settings
 from .momentum import MomentumPyramidAutoencoder
 from .neck import PyramidNeck
 from .official import read_state, split_official
@@ -28,33 +29,6 @@ from .sizes import itpn_backbone
 
 OBJECTIVES = ("pixel", "clip")
 PretrainNetwork = MaskedPyramidAutoencoder | FeatureDistillPretrain
-_OWN = {  # keys of a configuration of pre-training
-    *(
-        "data",
-        "model",
-        "output_dir",
-        "seed",
-        "objective",
-        "neck",
-        "pixel",
-        "distill",
-        "mask",
-        "teacher",
-        "init",
-        "epochs",
-    ),
-    *(
-        "eval_every",
-        "resume",
-        "compile",
-        "grad_checkpointing",
-        "gallery_images",
-        "paper_metrics",
-        "augmentation",
-        "optim",
-    ),
-    *("run", "wandb"),
-}
 _PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16}
 Inputs = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, ...]]
 
@@ -89,8 +63,7 @@ def build_pretraining(config: Any, teacher_dim: int = 0) -> PretrainNetwork:
     Raises:
         InputError: an unknown name, or sizes that do not fit each other.
     """
-    foreign = bool(config.keys() - _OWN) or "layer_decay" in config.optim
-    require_own(config, foreign, "itpn-finetune, itpn-detect or itpn-segment")
+    require_own_settings(config, "pretraining")
     if config.objective not in OBJECTIVES:
         raise InputError(f"unknown objective {config.objective!r}", "objective", f"use one of {', '.join(OBJECTIVES)}")
     backbone = itpn_backbone(**plain(config.model))

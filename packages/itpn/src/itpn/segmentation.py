@@ -25,8 +25,7 @@ from vireo.segmentation import FCNHead, SegmentationModel, UPerHead
 from vireo.segmentation.evaluate import predict_labels
 from vireo.segmentation.heads import resize_to
 
-from .digits import CLASSES as DIGIT_CLASSES
-from .digits import draw_canvas
+from .digits import DigitSegmentation
 from .downstream import build_features, depth_of
 
 if TYPE_CHECKING:
@@ -60,34 +59,6 @@ class FusionHead(nn.Module):
         return scores
 
 
-class DigitCanvases(SegmentationDataset):
-    """Handwritten digits on smooth backgrounds, see :mod:`itpn.digits`.
-
-    Args:
-        length: pictures.
-        size: their side in pixels.
-        train: training digits, else those of the evaluation.
-        seed: of the set.
-    """
-
-    def __init__(self, length: int, size: int, *, train: bool, seed: int = 0) -> None:
-        super().__init__(length, DIGIT_CLASSES)
-        self.size, self.train, self.seed = size, train, seed
-
-    def load(self, index: int) -> tuple[Tensor, Tensor]:
-        """Picture and labels."""
-        canvas = draw_canvas(int(self.sources[index]), self.size, train=self.train, seed=self.seed)
-        return torch.from_numpy(canvas.pixels).permute(2, 0, 1), torch.from_numpy(canvas.labels)
-
-    def load_image(self, index: int) -> Tensor:
-        """The picture."""
-        return self.load(index)[0]
-
-    def load_labels(self, index: int) -> Tensor:
-        """The labels."""
-        return self.load(index)[1]
-
-
 def build_set(data: Any, *, train: bool) -> SegmentationDataset:
     """Training or evaluation set of a configuration; see :func:`vireo.data.segmentation_set`, and ``digits``.
 
@@ -97,7 +68,7 @@ def build_set(data: Any, *, train: bool) -> SegmentationDataset:
     if data.format != "digits":
         return segmentation_set(data, train=train)
     count = data.train_images if train else data.val_images
-    return DigitCanvases(count, data.image_size[0], train=train, seed=data.seed)
+    return DigitSegmentation(count, data.image_size[0], train=train, seed=data.seed)
 
 
 def build_loader(dataset: SegmentationDataset, data: Any, train: bool, **here: Any) -> Loader:

@@ -41,7 +41,7 @@ def itpn_backbone(name: str, **options: Any) -> HiViT | FastITPN:
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     network: Any = HiViT
     if name.startswith("fast_"):
-        from .fast import FastITPN as network  # type: ignore[no-redef]
+        from .fast import FastITPN as network
     try:
         built: HiViT | FastITPN = network(**{**SIZES[name], **options})
     except TypeError as error:

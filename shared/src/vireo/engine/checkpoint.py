@@ -152,8 +152,11 @@ def _listed(keys: list[str]) -> str:
 
 
 def state_dict_in(content: Any, where: str) -> dict[str, Tensor]:
-    """The state dict in ``content``, bare or under ``model`` or ``state_dict``; a common ``module.`` is stripped."""
-    for key in ("state_dict", "model"):
+    """The state dict in ``content``, bare or under ``model``, ``state_dict`` or DeepSpeed's ``module``.
+
+    A ``module.`` before all names is stripped.
+    """
+    for key in ("state_dict", "model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):

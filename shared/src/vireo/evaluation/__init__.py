@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.evaluation.frozen import feature_errors as feature_errors
     from vireo.evaluation.frozen import pooled as pooled
     from vireo.evaluation.knn import knn_error as knn_error
+    from vireo.evaluation.losses import mean_losses as mean_losses
     from vireo.evaluation.merge import gather_predictions as gather_predictions
     from vireo.evaluation.miou import SegmentationScore as SegmentationScore
     from vireo.evaluation.probe import linear_probe as linear_probe
