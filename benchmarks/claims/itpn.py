@@ -14,7 +14,7 @@ claim predicts is checked and stored with them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -40,21 +40,74 @@ class TransferClaim(Claim):
 
     Attributes:
         pretrain: settings of the pre-training; ``settings`` are those of what follows.
+        images: folder with its unlabelled images, from the data's and the one of the runs.
         module: what follows.
         metrics: of that, the first of which is compared.
     """
 
     pretrain: Sequence[str]
+    images: Callable[[Path, Path], Path] = lambda root, output: root
     module: str = "itpn.segment"
     metrics: Sequence[str] = ("mIoU", "mAcc", "aAcc")
 
 
+def camvid_images(root: Path, output: Path) -> Path:
+    """Folder with ``train`` and ``val``."""
+    return root / "images"
+
+
+def training_images(root: Path, output: Path) -> Path:
+    """Folder whose ``train`` and ``val`` lead to the images of these parts of a VOC data set."""
+    folder = output / "images"
+    for part in ("train", "val"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for name in (root / "ImageSets" / "Main" / f"{part}.txt").read_text().split():
+            link = folder / part / f"{name}.jpg"
+            if not link.exists():
+                link.symlink_to((root / "JPEGImages" / link.name).resolve())
+    return folder
+
+
+_GPU = ["model.embed_dim=256", "model.depths=[2,2,8]", "model.num_heads=4", "model.patch_size=16"]
+_GPU += ["model.img_size=224", "run.precision=bf16-mixed", "gallery_images=0"]
+_GPU_SEGMENTER = ["segmenter.channels=128", "segmenter.auxiliary_channels=64", "segmenter.window=[224,224]"]
+_GPU_SEGMENTER += ["segmenter.stride=[112,112]", "data.crop=[224,224]", "data.short_side=352", "data.long_side=480"]
+_GPU_SEGMENTER += ["data.batch_size=16", "data.workers=8", "epochs=200", "eval_every=50"]
+_FOLDER = ["data=folder", "data.val_split=val", "data.batch_size=32", "data.eval_batch_size=32", "data.workers=0"]
+_FOLDER += ["model.img_size=128", "model.patch_size=16", "optim.warmup_epochs=5", "gallery_images=0"]
 CLAIMS = {
     "digits": TransferClaim(
         title="Generated pictures of digits, 64x64, 200 of them labelled",
         pretrain=["+experiment=demo", "gallery_images=0"],
         settings=["+experiment=segment_demo", "gallery_images=0"],
         arms=list(ARMS),
+    ),
+    "camvid": TransferClaim(
+        title="CamVid road scenes at 171x128, UPerNet",
+        pretrain=[*_FOLDER, "data.image_size=[144,192]", "epochs=150", "eval_every=150"],
+        images=camvid_images,
+        settings=["+experiment=camvid", "neck.depth=1", "gallery_images=0"],
+        arms=list(ARMS),
+        root="images/<split>/*.jpg and labels/<split>/*.png",
+    ),
+    "bccd": TransferClaim(
+        title="Blood cells at 214x160, Faster R-CNN",
+        pretrain=[*_FOLDER, "data.image_size=[160,214]", "epochs=200", "eval_every=200"],
+        images=training_images,
+        settings=["+experiment=bccd", "neck.depth=1", "gallery_images=0"],
+        arms=list(ARMS),
+        root="JPEGImages, Annotations and ImageSets",
+        module="itpn.detect",
+        metrics=("box_AP", "box_AP50"),
+    ),
+    "camvid_gpu": TransferClaim(
+        title="CamVid road scenes at 480x352, UPerNet",
+        pretrain=[*_GPU, *_FOLDER[:2], "data.image_size=[360,480]", "data.batch_size=128", "epochs=1600"],
+        images=camvid_images,
+        settings=["+experiment=camvid", *_GPU, "neck.depth=1", *_GPU_SEGMENTER],
+        arms=list(ARMS),
+        root="images/<split>/*.jpg and labels/<split>/*.png",
+        gpu=True,
     ),
 }
 
@@ -64,7 +117,10 @@ def prepare(runs: Runs) -> dict[str, Any]:
 
     def one(seed: int) -> float:
         folder = folder_of("pretrain", seed)
-        given = [*runs.root, *pictures(runs, seed), f"seed={seed}", f"output_dir={runs.output / folder}"]
+        found = (
+            [f"data.root={runs.claim.images(Path(runs.root[0].partition('=')[2]), runs.output)}"] if runs.root else []
+        )
+        given = [*found, *pictures(runs, seed), f"seed={seed}", f"output_dir={runs.output / folder}"]
         return runs("itpn.pretrain", folder, [*runs.claim.pretrain, *given])["metrics"]["loss"]
 
     return {"pretraining_loss": runs.each(one, runs.seeds)}

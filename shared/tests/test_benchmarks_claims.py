@@ -110,6 +110,10 @@ def run(
     def claim(paper: str, data: str, *arguments: str) -> tuple[int, dict[str, Any]]:
         script = module(f"claims/{paper}.py")
         root = [f"--root={tmp_path / 'data'}"] if script.PAPER.claims[data].root else []
+        lists = tmp_path / "data" / "ImageSets" / "Main"  # of a VOC data set
+        lists.mkdir(parents=True, exist_ok=True)
+        for part in ("train", "val"):
+            (lists / f"{part}.txt").write_text(f"{part}_0\n{part}_1\n")
         status = script.main(script.PAPER, [data, *root, f"--output={tmp_path / 'runs'}", *arguments])
         result = tmp_path / "results" / f"{paper}_{data}.json"
         return status, json.loads(result.read_text()) if result.exists() else {}
@@ -182,6 +186,18 @@ def test_runs_have_their_folders_and_go_on_in_them(
     assert second["arms"] == first["arms"]
     for path, text in consoles.items():
         assert path.read_text() == 2 * text
+
+
+def test_only_training_images_of_a_voc_set_are_pre_trained_on(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes, tmp_path: Path
+) -> None:
+    run("itpn", "bccd", "--seeds", "0")
+    images = tmp_path / "runs" / "bccd" / "images"
+    entry, settings = processes.commands[0]
+    assert entry == "itpn.pretrain"
+    assert f"data.root={images}" in settings
+    assert sorted(path.name for path in (images / "train").iterdir()) == ["train_0.jpg", "train_1.jpg"]
+    assert (images / "train" / "train_0.jpg").readlink() == tmp_path / "data" / "JPEGImages" / "train_0.jpg"
 
 
 def test_threads_are_limited_except_on_a_gpu(

@@ -23,7 +23,7 @@ CLASSES = ("background", *map(str, range(10)))
 DIGITS = 2  # of a picture
 SIDE_SHARE = (0.4, 0.6)  # side of a digit, of the picture's
 INK = 0.35  # of full ink: where a pixel belongs to the digit
-NOISE = 6.0  # grey levels
+NOISE = 2.0  # grey levels
 
 
 class Canvas(NamedTuple):
