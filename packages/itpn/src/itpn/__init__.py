@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from .fast import FastITPN as FastITPN
     from .features import iTPNFeatures as iTPNFeatures
     from .hivit import HiViT as HiViT
+    from .identify import from_official as from_official
     from .layer_decay import layer_decay_groups as layer_decay_groups
     from .momentum import MomentumPyramidAutoencoder as MomentumPyramidAutoencoder
     from .neck import PyramidNeck as PyramidNeck

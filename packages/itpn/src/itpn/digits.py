@@ -53,7 +53,32 @@ def draw_canvas(index: int, size: int, *, train: bool, seed: int = 0) -> Canvas:
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, int(train)))))
     inks, shown = digit_images()
-    coarse = np.asarray(rng.uniform(50, 205, 3) + rng.uniform(-50, 50, (4, 4, 3)), np.float32)
+    coarse = np.asarray(rng.uniform(30, 110, 3) + rng.uniform(-30, 30, (3, 3, 3)), np.float32)
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+@cache
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
+    """The digits: ink in [0, 1], float32 ``(1797, 8, 8)``, and what they show, ``(1797,)``."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return (bunch.images / 16).astype(np.float32), bunch.target
+
+
+def draw_canvas(index: int, size: int, *, train: bool, seed: int = 0) -> Canvas:
+    """Picture ``index`` of a set; the same arguments give the same picture.
+
+    Args:
+        index: from 0.
+        size: side S in pixels.
+        train: draw training digits, else those of the evaluation.
+        seed: of the set.
+    """
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, int(train)))))
+    inks, shown = digit_images()
+    coarse = np.asarray(rng.uniform(50, 205, 3) + rng.uniform(-60, 60, (2, 2, 3)), np.float32)
     pixels: np.ndarray = np.array(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))
     labels = np.zeros((size, size), np.uint8)
     for _ in range(DIGITS):
@@ -62,10 +87,7 @@ def draw_canvas(index: int, size: int, *, train: bool, seed: int = 0) -> Canvas:
         top, left = rng.integers(0, size - side + 1, 2)
         window = np.s_[top : top + side, left : left + side]
         ink = cv2.resize(inks[number], (side, side), interpolation=cv2.INTER_LINEAR)
-        colour = rng.uniform(0, 255, 3).astype(np.float32)
-        around = pixels[window].mean((0, 1))
-        if np.abs(colour - around).sum() < 150:  # readable on what is there
-            colour = np.float32(255) - around
+        colour = rng.uniform(170, 255, 3).astype(np.float32)  # always lighter than the background
         pixels[window] += ink[:, :, None] * (colour - pixels[window])
         labels[window][ink > INK] = shown[number] + 1
     noisy = pixels + NOISE * rng.standard_normal(pixels.shape)
