@@ -65,7 +65,7 @@ def beyond_masking_speed() -> str:
 
 @table
 def itpn() -> str:
-    """Segmenters and detectors after the three starts, on generated digits and on real sets."""
+    """Segmenters and detectors after the three starts, on generated shapes and on real sets."""
     return claims("itpn_")
 
 

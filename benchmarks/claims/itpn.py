@@ -1,6 +1,6 @@
 """The claim of iTPN at small scale: pre-training backbone and pyramid together, the backbone alone, or nothing.
 
-    python benchmarks/claims/itpn.py digits                                   # generated pictures of digits, CPU
+    python benchmarks/claims/itpn.py shapes                                   # generated pictures of shapes, CPU
     python benchmarks/claims/itpn.py camvid --root data/camvid                # segmentation of road scenes, CPU
     python benchmarks/claims/itpn.py bccd --root data/BCCD                    # detection of blood cells, CPU
     python benchmarks/claims/itpn.py camvid_gpu --root data/camvid            # a larger network, for a GPU
@@ -76,8 +76,8 @@ _GPU_SEGMENTER += ["data.batch_size=16", "data.workers=8", "epochs=200", "eval_e
 _FOLDER = ["data=folder", "data.val_split=val", "data.batch_size=32", "data.eval_batch_size=32", "data.workers=0"]
 _FOLDER += ["model.img_size=128", "model.patch_size=16", "optim.warmup_epochs=5", "gallery_images=0"]
 CLAIMS = {
-    "digits": TransferClaim(
-        title="Generated pictures of digits, 64x64, 200 of them labelled",
+    "shapes": TransferClaim(
+        title="Generated shapes at 48x48, 100 labelled pictures, a few steps",
         pretrain=["+experiment=demo", "gallery_images=0"],
         settings=["+experiment=segment_demo", "gallery_images=0"],
         arms=list(ARMS),

@@ -151,7 +151,7 @@ def test_settings_of_every_arm_are_those_of_the_package(
         ("beyond_masking", "generated", ["mask_only__m__0", "zoomed_in___mask__a___m__0", "zoomed_in__a__0"]),
         (
             "itpn",
-            "digits",
+            "shapes",
             [
                 *("backbone_and_pyramid_pre_trained__itpn__0", "backbone_pre_trained_0"),
                 *("from_scratch_0", "pretrain_0"),

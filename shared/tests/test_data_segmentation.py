@@ -298,7 +298,7 @@ OWN = {"images": "images", "labels": "labels", "classes": list(CLASSES), "reduce
 
 def test_sets_of_a_configuration(files: Path) -> None:
     settings = {"format": "generated", "seed": 0, "train_images": 3, "val_images": 2, "image_size": [48, 64]}
-    data = OmegaConf.create({**settings, "object_size": [12, 20]})
+    data = OmegaConf.create({**settings, "object_size": [12, 20], "class_colours": True})
     train, val = (segmentation_set(data, train=train) for train in (True, False))
     assert (len(train), len(val)) == (3, 2)
     assert not torch.equal(train[0][0], val[0][0])

@@ -79,8 +79,8 @@ def test_going_on_from_the_authors_checkpoint(tmp_path: Path, case: str) -> None
         assert torch.equal(value, authors[official_name(name)]), name
 
 
-def test_digits(tmp_path: Path) -> None:
-    data = ["data=digits", "data.train_images=32", "data.val_images=8", "data.image_size=[40,40]"]
+def test_shapes(tmp_path: Path) -> None:
+    data = ["data=shapes", "data.train_images=32", "data.val_images=8", "data.image_size=[40,40]"]
     pretrain(tmp_path, *PIXEL, data=data)
     assert len(losses(tmp_path)) == 4
 

@@ -13,7 +13,7 @@ from itpn_downstream_runs import SEGMENT, call, done, write_pretraining
 from omegaconf import DictConfig
 from PIL import Image
 
-from itpn.segmentation import DigitCanvases, build_segmenter, build_set, load_segmenter
+from itpn.segmentation import build_segmenter, load_segmenter
 from vireo.errors import InputError
 from vireo.testing.runs import differing, logged, losses, read
 from vireo.testing.series import Task, series, torchrun
@@ -129,18 +129,6 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     write_pretraining(tmp_path)
     with pytest.raises(InputError, match="does not fit"):
         build_segmenter(configuration("neck.dim=8"), 4, str(tmp_path))
-
-
-def test_digits() -> None:
-    train, val = (DigitCanvases(3, 48, train=train) for train in (True, False))
-    image, target = train[1]
-    assert image.shape == (3, 48, 48)
-    assert set(target["labels"].unique().tolist()) <= set(range(11))
-    assert len(target["labels"].unique()) > 1
-    assert not torch.equal(image, val[1][0])
-    with initialize_config_module("itpn.conf", version_base="1.3"):
-        config = compose("segment", ["segmentation@data=digits", "data.val_images=3"])
-    assert torch.equal(build_set(config.data, train=False)[2][0], DigitCanvases(3, 64, train=False)[2][0])
 
 
 def test_camvid_files(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ARMS = {"scratch": "from scratch", "backbone": "backbone pre-trained", "integral": "backbone and pyramid pre-trained"}
 PICTURES = 6  # rows of the figure
-PALETTE = [(45, 45, 45)]  # the background; digits have colours of their own
+PALETTE = [(45, 45, 45)]  # the background; shapes have colours of their own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,14 +110,15 @@ def write_figure(output: Path, seed: int) -> Path:
     """``picture.png``: some evaluation images, their labels, and what the network of each arm sees."""
     import torch
 
+    from vireo.data import segmentation_set
     from vireo.report import draw_segmentation, grid, stacked, write_picture
     from vireo.segmentation.evaluate import predict_labels
 
-    from .segmentation import build_loader, build_set, load_segmenter
+    from .segmentation import build_loader, load_segmenter
 
     loaded = {arm: load_segmenter(folder_of(output, arm, seed)) for arm in ARMS}
     config = loaded["integral"][1]
-    dataset = build_set(config.data, train=False).with_indices(range(PICTURES))
+    dataset = segmentation_set(config.data, train=False).with_indices(range(PICTURES))
     here = {"device": torch.device("cpu"), "rank": 0, "world_size": 1, "seed": 0}
     images, targets = next(iter(build_loader(dataset, config.data, False, **here).batches(0)))
     size = (dataset[0][0].shape[-2], dataset[0][0].shape[-1])

@@ -159,12 +159,13 @@ def judge_segmenter(subject: Subject, config: Any, fabric: Fabric, here: dict[st
     Raises:
         InputError: no weights, or data of other classes.
     """
+    from vireo.data import segmentation_set
     from vireo.segmentation import evaluate_segmenter
 
-    from .segmentation import build_loader, build_set, load_segmenter, windows_of
+    from .segmentation import build_loader, load_segmenter, windows_of
 
     model, _, classes = load_segmenter(config.run, config.weights, untrained=config.untrained)
-    val_set = build_set(subject.data, train=False)
+    val_set = segmentation_set(subject.data, train=False)
     require_classes(val_set.classes, classes, f"evaluation data of {subject.name}")
     loader = build_loader(val_set, subject.data, False, **here)
     model.to(fabric.device)

@@ -1,6 +1,6 @@
 """``itpn-segment``: train a segmenter over a pre-trained pyramid, or from scratch, and evaluate its mean IoU.
 
-itpn-segment                                                                # from scratch, generated digits, CPU
+itpn-segment                                                                # from scratch, generated shapes, CPU
 itpn-segment init=outputs/pretrain                                          # backbone and pyramid of a pre-training
 itpn-segment init=outputs/pretrain init_parts=backbone                      # its backbone alone
 itpn-segment +experiment=camvid data.root=/data/camvid                      # images and label maps in folders
@@ -23,6 +23,7 @@ def main(config: DictConfig) -> None:
     """One training run in ``output_dir``; started again, it goes on where it stopped."""
     from torch.optim import AdamW
 
+    from vireo.data import segmentation_set
     from vireo.engine import Run, plain, say_skipped, write_skipped
     from vireo.engine.finished import require_classes, save_classes
     from vireo.engine.schedule import linear, with_warmup
@@ -31,7 +32,7 @@ def main(config: DictConfig) -> None:
 
     from .kinds import require_own_settings
     from .layer_decay import layer_decay_groups
-    from .segmentation import build_loader, build_segmenter, build_set, windows_of, write_gallery
+    from .segmentation import build_loader, build_segmenter, windows_of, write_gallery
     from .segmentation import write_segmentation_report as write_report
 
     require_own_settings(config, "segmentation")
@@ -40,7 +41,7 @@ def main(config: DictConfig) -> None:
     if config.segmenter.head == "upernet" and config.data.batch_size < 2:
         what = "one image has no statistics for batch normalisation over what is pooled to one pixel"
         raise InputError(what, "data.batch_size", "use at least 2 images")
-    sets = build_set(config.data, train=True), build_set(config.data, train=False)
+    sets = segmentation_set(config.data, train=True), segmentation_set(config.data, train=False)
     require_classes(sets[1].classes, sets[0].classes, "evaluation data")
     loader, val_loader = (build_loader(part, config.data, part is sets[0], **run.place) for part in sets)
     if run.is_main:

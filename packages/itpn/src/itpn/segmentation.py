@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from vireo.data import SegmentationDataset, segmentation_loader, segmentation_set
+from vireo.data import SegmentationDataset, segmentation_loader
 from vireo.data.image_sets import NORMALIZATIONS
 from vireo.engine import plain
 from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
@@ -25,7 +25,6 @@ from vireo.segmentation import FCNHead, SegmentationModel, UPerHead
 from vireo.segmentation.evaluate import predict_labels
 from vireo.segmentation.heads import resize_to
 
-from .digits import DigitSegmentation
 from .downstream import build_features, depth_of
 
 if TYPE_CHECKING:
@@ -57,18 +56,6 @@ class FusionHead(nn.Module):
         levels = torch.stack([resize_to(lateral(x), size) for lateral, x in zip(self.laterals, maps)])
         scores: Tensor = self.conv_seg(F.relu(levels.sum(0)))
         return scores
-
-
-def build_set(data: Any, *, train: bool) -> SegmentationDataset:
-    """Training or evaluation set of a configuration; see :func:`vireo.data.segmentation_set`, and ``digits``.
-
-    Raises:
-        InputError: an unknown format, no ``root``, or files that cannot be used.
-    """
-    if data.format != "digits":
-        return segmentation_set(data, train=train)
-    count = data.train_images if train else data.val_images
-    return DigitSegmentation(count, data.image_size[0], train=train, seed=data.seed)
 
 
 def build_loader(dataset: SegmentationDataset, data: Any, train: bool, **here: Any) -> Loader:

@@ -16,10 +16,10 @@ def segmentation_set(data: Any, *, train: bool) -> SegmentationDataset:
     """Training or evaluation set of a ``data`` configuration.
 
     Args:
-        data: ``format``; for ``generated`` ``train_images``, ``val_images``, ``image_size``, ``object_size`` and
-            ``seed``; else ``root``, ``train_split``, ``val_split``, ``on_error`` and ``check_images``; for ``folders``,
-            which are ``<images>/<split>`` and ``<labels>/<split>``, also ``images``, ``labels``, ``classes``,
-            ``reduce_zero_label`` and ``ignore``.
+        data: ``format``; for ``generated`` ``train_images``, ``val_images``, ``image_size``, ``object_size``,
+            ``class_colours`` and ``seed``; else ``root``, ``train_split``, ``val_split``, ``on_error`` and
+            ``check_images``; for ``folders``, which are ``<images>/<split>`` and ``<labels>/<split>``, also ``images``,
+            ``labels``, ``classes``, ``reduce_zero_label`` and ``ignore``.
         train: which of the two.
 
     Raises:
@@ -29,7 +29,7 @@ def segmentation_set(data: Any, *, train: bool) -> SegmentationDataset:
         raise InputError(f"unknown format {data.format!r}", "data.format", f"use one of {', '.join(FORMATS)}")
     if data.format == "generated":
         count, seed = (data.train_images, data.seed) if train else (data.val_images, data.seed + VAL_SEED)
-        shapes: dict[str, Any] = {"object_size": tuple(data.object_size), "class_colours": True}
+        shapes: dict[str, Any] = {"object_size": tuple(data.object_size), "class_colours": data.class_colours}
         return GeneratedSegmentation(count, tuple(data.image_size), seed, **shapes)
     if data.root is None:
         raise InputError("has no value", "data.root", "give the folder of the data with data.root=DIR")
