@@ -26,12 +26,9 @@ from vireo.data import DetectionDataset
 from vireo.detection import build_loader, has_masks, rcnn
 from vireo.detection.evaluate import MASK_THRESHOLD
 from vireo.engine import plain
-from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
-from vireo.engine.finished import class_name, final_weights, read_classes, read_config
-from vireo.engine.rng import seed_all
 from vireo.report import draw_detections, grid, write_picture, write_run_report
 
-from .downstream import build_features, depth_of
+from .downstream import build_features, load_finished
 
 SCRIPT = "itpn-detect"
 PUBLISHED_DEPTH = 1  # blocks of a top-down step in the released detectors
@@ -136,19 +133,7 @@ def load_detector(
     Raises:
         InputError: no such run, no weights in it, or weights that do not fit.
     """
-    config = read_config(folder, SCRIPT, ("detector", "model", "neck", "data"))
-    classes = read_classes(folder, SCRIPT, class_name)
-    state = None
-    if not untrained:
-        path = Path(weights) if weights is not None else final_weights(folder)
-        state = state_dict_in(read(path), str(path))
-        if config.neck.depth is None:
-            config.neck.depth = depth_of(state)
-    seed_all(config.seed)
-    model = build_detector(config, len(classes))
-    if state is not None:
-        fit_state_dict(model, state, str(path))
-    return model.eval(), config, classes
+    return load_finished(folder, SCRIPT, "detector", build_detector, weights, untrained)
 
 
 @torch.no_grad()

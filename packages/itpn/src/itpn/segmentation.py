@@ -16,16 +16,13 @@ from torch import Tensor, nn
 from vireo.data import SegmentationDataset, segmentation_loader
 from vireo.data.image_sets import NORMALIZATIONS
 from vireo.engine import plain
-from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
-from vireo.engine.finished import class_name, final_weights, read_classes, read_config
-from vireo.engine.rng import seed_all
 from vireo.errors import InputError
 from vireo.report import draw_segmentation, grid, write_picture, write_run_report
 from vireo.segmentation import FCNHead, SegmentationModel, UPerHead
 from vireo.segmentation.evaluate import predict_labels
 from vireo.segmentation.heads import resize_to
 
-from .downstream import build_features, depth_of
+from .downstream import build_features, load_finished
 
 if TYPE_CHECKING:
     from vireo.data import Loader
@@ -119,19 +116,7 @@ def load_segmenter(
     Raises:
         InputError: no such run, no weights in it, or weights that do not fit.
     """
-    config = read_config(folder, SCRIPT, ("segmenter", "model", "neck", "data"))
-    classes = read_classes(folder, SCRIPT, class_name)
-    state = None
-    if not untrained:
-        path = Path(weights) if weights is not None else final_weights(folder)
-        state = state_dict_in(read(path), str(path))
-        if config.neck.depth is None:
-            config.neck.depth = depth_of(state)
-    seed_all(config.seed)
-    model = build_segmenter(config, len(classes))
-    if state is not None:
-        fit_state_dict(model, state, str(path))
-    return model.eval(), config, classes
+    return load_finished(folder, SCRIPT, "segmenter", build_segmenter, weights, untrained)
 
 
 def write_gallery(model: nn.Module, dataset: SegmentationDataset, config: Any, folder: Path, device: Any) -> None:
