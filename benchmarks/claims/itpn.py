@@ -92,9 +92,9 @@ CLAIMS = {
     ),
     "bccd": TransferClaim(
         title="Blood cells at 214x160, Faster R-CNN",
-        pretrain=[*_FOLDER, "data.image_size=[160,214]", "epochs=80", "eval_every=80"],
+        pretrain=[*_FOLDER, "data.image_size=[160,214]", "epochs=50", "eval_every=50"],
         images=training_images,
-        settings=["+experiment=bccd", "neck.depth=1", "gallery_images=0", "epochs=10", "eval_every=10"],
+        settings=["+experiment=bccd", "neck.depth=1", "gallery_images=0", "epochs=8", "eval_every=8"],
         arms=list(ARMS),
         root="JPEGImages, Annotations and ImageSets",
         module="itpn.detect",
