@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vireo.report.html import Table
 
 ARMS = {"scratch": "from scratch", "backbone": "backbone pre-trained", "integral": "backbone and pyramid pre-trained"}
-PICTURES = 6  # rows of the figure
+PICTURES = 4  # rows of the figure
 PALETTE = [(45, 45, 45)]  # the background; shapes have colours of their own
 
 
