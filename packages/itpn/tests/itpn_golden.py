@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,15 @@ def keys(name: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 
 def filled(name: str, seed: int = 0) -> dict[str, Tensor]:
-    """The authors' state dict of a case, floating entries filled by their names; integer buffers stay zero."""
+    """The authors' state dict of a case, floating entries filled by their names; integer buffers stay zero.
+
+    The tensors are shared between calls: not to be changed in place.
+    """
+    return dict(_filled(name, seed))
+
+
+@lru_cache(maxsize=1)  # the same network fused and plain
+def _filled(name: str, seed: int) -> dict[str, Tensor]:
     state = {key: torch.zeros(shape, dtype=kind) for key, (shape, kind) in keys(name).items()}
     return fill_state_dict(state, seed)
 
