@@ -188,8 +188,13 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_inside_an_epoch(finished: Path, tmp_path: Path) -> None:
-    arguments = [*SEGMENT, f"output_dir={tmp_path}", "run.checkpoint_every=1", "run.keep_last=9"]
-    statuses, output = series(Task("itpn.segment", arguments, 2), Task("itpn.segment", arguments))
-    assert statuses == [-9, 0], output
-    assert differing(finished, tmp_path) == []
+def test_killed_inside_an_epoch(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arguments = [*SEGMENT, f"output_dir={killed}", "run.checkpoint_every=1", "run.keep_last=9"]
+    statuses, output = series(
+        Task("itpn.segment", [*SEGMENT, f"output_dir={whole}"]),  # in a process as the others: as many threads
+        Task("itpn.segment", arguments, 2),
+        Task("itpn.segment", arguments),
+    )
+    assert statuses == [0, -9, 0], output
+    assert differing(whole, killed) == []
