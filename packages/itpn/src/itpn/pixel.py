@@ -12,62 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from vireo.backbones.masking import TokenMask, gather_tokens, random_masking, visible_tokens
+from vireo.backbones.patches import patch_statistics, patchify, pixel_loss, unpatchify
 from vireo.backbones.positions import sincos_2d_table
 from vireo.errors import InputError
 
 from .attention import AttentionBlock, init_layers
 from .hivit import HiViT
 from .neck import PyramidNeck, PyramidUnits
-from .relative import Grid
 
 NORM_EPS = 1e-6
 _SIDES = (1, 2, 4)  # of a unit's inner grid at strides 16, 8 and 4
-
-
-def patchify(images: Tensor, patch_size: int, ids: Tensor | None = None) -> Tensor:
-    """Images ``(B, 3, H, W)`` to units in row-major order, of values in the order row, column, channel.
-
-    Args:
-        images: of sides that units divide.
-        patch_size: p.
-        ids: int64 ``(B, M)``, the units wanted; None for all.
-
-    Returns:
-        ``(B, N or M, p * p * 3)``.
-    """
-    columns = images.shape[3] // patch_size
-    units = images.unflatten(3, (columns, patch_size)).unflatten(2, (-1, patch_size))  # (B, 3, R, p, C, p)
-    if ids is None:
-        return units.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    batch = torch.arange(len(images), device=images.device)[:, None]
-    return units[batch, :, ids // columns, :, ids % columns].permute(0, 1, 3, 4, 2).flatten(2)
-
-
-def unpatchify(units: Tensor, patch_size: int, grid: Grid) -> Tensor:
-    """The inverse of :func:`patchify`: ``(B, N, p * p * 3)`` to ``(B, 3, H, W)``."""
-    cells = units.unflatten(2, (patch_size, patch_size, -1)).unflatten(1, grid)  # (B, R, C, p, p, 3)
-    return cells.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-
-
-def unit_statistics(units: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation ``sqrt(var + 1e-6)``, with the unbiased variance, of each unit: twice ``(B, N, 1)``."""
-    variance, mean = torch.var_mean(units, -1, keepdim=True)
-    return mean, (variance + 1e-6).sqrt()
-
-
-def pixel_loss(prediction: Tensor, units: Tensor, norm_pix: bool = True) -> Tensor:
-    """Mean squared error of predicted units.
-
-    Args:
-        prediction: ``(B, M, p * p * 3)``.
-        units: what they should be, in pixels, likewise; see :func:`patchify`.
-        norm_pix: the prediction is of pixels normalised by their unit.
-    """
-    units = units.float()
-    if norm_pix:
-        mean, deviation = unit_statistics(units)
-        units = (units - mean) / deviation
-    return (prediction.float() - units).square().mean()
 
 
 def level_embeddings(dim: int, out_dim: int) -> nn.ModuleList:
@@ -235,7 +189,7 @@ class MaskedPyramidAutoencoder(nn.Module):
         size, grid = self.backbone.patch_size, self.backbone.grid_size
         units = patchify(images.float(), size)
         if self.norm_pix:
-            mean, deviation = unit_statistics(units)
+            mean, deviation = patch_statistics(units)
             prediction = prediction * deviation + mean
         removed = mask.mask[:, :, None]
         return {

@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.backbones.masked_vit import MaskedViT as MaskedViT
     from vireo.backbones.masking import TokenMask as TokenMask
     from vireo.backbones.masking import random_masking as random_masking
+    from vireo.backbones.patches import gather_patches as gather_patches
+    from vireo.backbones.patches import patchify as patchify
+    from vireo.backbones.patches import pixel_loss as pixel_loss
+    from vireo.backbones.patches import unpatchify as unpatchify
     from vireo.backbones.pyramid import FixedStatsBatchNorm2d as FixedStatsBatchNorm2d
     from vireo.backbones.pyramid import load_registrations as load_registrations
     from vireo.backbones.pyramid import pyramid_backbone as pyramid_backbone

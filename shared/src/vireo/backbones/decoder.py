@@ -19,7 +19,8 @@ class TokenDecoder(nn.Module):
 
     Args:
         encoder_dim: channels of the encoded tokens.
-        out_dim: values predicted for a patch.
+        out_dim: values predicted for a patch; None for a decoder whose hidden states are all that is wanted: it has
+            neither final norm nor head.
         grid: rows and columns of patches.
         embed_dim, depth, num_heads: of the decoder.
         prefix_tokens: class tokens that come first and take part, 0 or 1.
@@ -35,7 +36,7 @@ class TokenDecoder(nn.Module):
     def __init__(
         self,
         encoder_dim: int,
-        out_dim: int,
+        out_dim: int | None,
         grid: tuple[int, int],
         embed_dim: int = 384,
         depth: int = 4,
@@ -62,8 +63,8 @@ class TokenDecoder(nn.Module):
                 for _ in range(depth)
             )
         )
-        self.norm = norm(embed_dim)
-        self.head = nn.Linear(embed_dim, out_dim)
+        self.norm = None if out_dim is None else norm(embed_dim)
+        self.head = None if out_dim is None else nn.Linear(embed_dim, out_dim)
         if qkv_bias == "qv":
             without_key_bias(self.blocks)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -79,14 +80,30 @@ class TokenDecoder(nn.Module):
         Returns:
             ``(B, N, out_dim)`` in image order, or ``(B, M, out_dim)`` in the order of ``ids``.
         """
+        assert self.norm is not None, "this decoder has no norm and no head"
+        assert self.head is not None
+        x = self.hidden(tokens, mask)[:, self.prefix_tokens :]
+        if ids is not None:
+            x = gather_tokens(x, ids)
+        predicted: Tensor = self.head(self.norm(x))
+        return predicted
+
+    def hidden(self, tokens: Tensor, mask: TokenMask | None = None, num_blocks: int | None = None) -> Tensor:
+        """The residual stream behind the blocks, of prefix tokens and all patches.
+
+        Args:
+            tokens, mask: as of :meth:`forward`.
+            num_blocks: run only the first so many.
+
+        Returns:
+            ``(B, T + N, embed_dim)`` in image order, not normalised.
+        """
         x = self.embed(tokens)
         prefix = self.prefix_tokens
         if mask is not None:
             removed = self.mask_token.to(x.dtype).expand(len(x), mask.ids_removed.shape[1], -1)
             patches = gather_tokens(torch.cat((x[:, prefix:], removed), 1), mask.ids_restore)
             x = torch.cat((x[:, :prefix], patches), 1) if prefix else patches
-        x = self.blocks(x + self.pos_embed)[:, prefix:]
-        if ids is not None:
-            x = gather_tokens(x, ids)
-        predicted: Tensor = self.head(self.norm(x))
-        return predicted
+        x = x + self.pos_embed
+        hidden: Tensor = self.blocks[:num_blocks](x)
+        return hidden

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_seq
 from torch import Tensor, nn
 
 from vireo.backbones.masking import gather_tokens
+from vireo.backbones.patches import gather_patches
 from vireo.backbones.positions import Positions, position_table, require_fixed_table
 from vireo.errors import InputError
 
@@ -193,28 +194,36 @@ class MaskedViT(VisionTransformer):
         Raises:
             InputError: images of another size.
         """
-        (rows, columns), (height, width) = self.grid_size, self.patch_embed.img_size
+        (height, width) = self.patch_embed.img_size
         if images.shape[-2:] != (height, width):
             given = f"{images.shape[-2]}x{images.shape[-1]}"
             raise InputError(f"images of {given} for a network of {height}x{width}", "images", "resize or crop them")
-        patches = images.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # (B, C, rows, p, columns, p)
+        return self.embed_patches(gather_patches(images, self.grid_size, ids_keep), ids_keep)
+
+    def embed_patches(self, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """The same from the pixels of the patches, which two networks may share.
+
+        Args:
+            patches: ``(B, K, C * p * p)`` as of :func:`~vireo.backbones.gather_patches`.
+            ids_keep: which they are; None for all in their order.
+        """
         positions = self.pos_embed
         assert positions is not None
-        prefix = self.num_prefix_tokens
-        if ids_keep is None:
-            patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-            placed = positions[:, prefix:]
-        else:
-            batch = torch.arange(len(images), device=images.device)[:, None]
-            patches = patches[batch, :, ids_keep // columns, :, ids_keep % columns]  # (B, K, C, p, p)
-            placed = gather_tokens(positions[:, prefix:].expand(len(images), -1, -1), ids_keep)
+        placed = positions[:, self.num_prefix_tokens :]
+        if ids_keep is not None:
+            placed = gather_tokens(placed.expand(len(patches), -1, -1), ids_keep)
         proj = self.patch_embed.proj
-        tokens = F.linear(patches.flatten(2), proj.weight.flatten(1), proj.bias) + placed
+        tokens = F.linear(patches, proj.weight.flatten(1), proj.bias) + placed
         if self.cls_token is not None:
-            first = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
+            first = (self.cls_token + positions[:, :1]).expand(len(patches), -1, -1)
             tokens = torch.cat((first.to(tokens.dtype), tokens), 1)
         dropped: Tensor = self.pos_drop(tokens)
         return dropped
+
+    def forward_blocks(self, tokens: Tensor) -> Tensor:
+        """Embedded tokens ``(B, T + K, D)`` through all blocks, before the final norm."""
+        encoded: Tensor = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
+        return encoded
 
     def forward_visible(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Encode the visible patches and normalise (with readout ``mean``, whose norm follows the mean, not yet).
@@ -226,9 +235,7 @@ class MaskedViT(VisionTransformer):
         Returns:
             ``(B, T + K, D)`` in the order of ``ids_keep``.
         """
-        tokens = self.embed_visible(images, ids_keep)
-        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
-        normed: Tensor = self.norm(tokens)
+        normed: Tensor = self.norm(self.forward_blocks(self.embed_visible(images, ids_keep)))
         return normed
 
     def resized(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Encoders of G2SD in timm's registry."""
