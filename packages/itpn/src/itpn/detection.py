@@ -26,9 +26,10 @@ from vireo.data import DetectionDataset
 from vireo.detection import build_loader, has_masks, rcnn
 from vireo.detection.evaluate import MASK_THRESHOLD
 from vireo.engine import plain
+from vireo.engine.finished import load_finished
 from vireo.report import draw_detections, grid, write_picture, write_run_report
 
-from .downstream import build_features, load_finished
+from .downstream import build_features, complete_depth
 
 SCRIPT = "itpn-detect"
 PUBLISHED_DEPTH = 1  # blocks of a top-down step in the released detectors
@@ -133,7 +134,7 @@ def load_detector(
     Raises:
         InputError: no such run, no weights in it, or weights that do not fit.
     """
-    return load_finished(folder, SCRIPT, "detector", build_detector, weights, untrained)
+    return load_finished(folder, SCRIPT, "detector", build_detector, weights, untrained, complete_depth)
 
 
 @torch.no_grad()

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch.distributed as dist
 from omegaconf import DictConfig
-from torch import nn
 
 from vireo.engine import plain
-from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
-from vireo.engine.finished import class_name, final_weights, read_classes, read_config
-from vireo.engine.rng import seed_all
 from vireo.errors import InputError
 
 from .features import iTPNFeatures
 from .hivit import HiViT
 from .neck import PyramidNeck
 from .sizes import itpn_backbone
-
-_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def build_features(config: Any, init: str | None, default_depth: int, **maps: Any) -> iTPNFeatures:
@@ -69,35 +61,7 @@ def depth_of(state: Mapping[str, Any], prefix: str = "backbone.neck.block_16to8.
     return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=0)
 
 
-def load_finished(
-    folder: str | os.PathLike[str],
-    script: str,
-    own: str,
-    build: Callable[[Any, int], _Network],
-    weights: str | os.PathLike[str] | None,
-    untrained: bool,
-) -> tuple[_Network, DictConfig, tuple[str, ...]]:
-    """Network, configuration and classes of a finished run; the network in evaluation mode, on the CPU.
-
-    Args:
-        folder: of the run.
-        script: that it must be of, and ``own`` a key of its configuration that no other script has.
-        build: makes the network of a configuration and a number of classes.
-        weights: others of the same network; None for the run's.
-        untrained: the weights with which a run of this configuration and seed starts where it has no ``init``.
-
-    Raises:
-        InputError: no such run, no weights in it, or weights that do not fit.
-    """
-    config = read_config(folder, script, (own, "model", "neck", "data"))
-    classes = read_classes(folder, script, class_name)
-    if untrained:
-        seed_all(config.seed)
-        return build(config, len(classes)).eval(), config, classes
-    path = Path(weights) if weights is not None else final_weights(folder)
-    state = state_dict_in(read(path), str(path))
+def complete_depth(config: DictConfig, state: Mapping[str, Any]) -> None:
+    """Write the pyramid's depth into a configuration that leaves it open: that of the weights."""
     if config.neck.depth is None:
         config.neck.depth = depth_of(state)
-    model = build(config, len(classes))
-    fit_state_dict(model, state, str(path))
-    return model.eval(), config, classes

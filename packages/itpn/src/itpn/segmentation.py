@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from vireo.data import SegmentationDataset, segmentation_loader
 from vireo.data.image_sets import NORMALIZATIONS
 from vireo.engine import plain
+from vireo.engine.finished import load_finished
 from vireo.errors import InputError
 from vireo.report import draw_segmentation, grid, write_picture, write_run_report
 from vireo.segmentation import FCNHead, SegmentationModel, UPerHead
 from vireo.segmentation.evaluate import predict_labels
 from vireo.segmentation.heads import resize_to
 
-from .downstream import build_features, load_finished
+from .downstream import build_features, complete_depth
 
 if TYPE_CHECKING:
     from vireo.data import Loader
@@ -116,7 +117,7 @@ def load_segmenter(
     Raises:
         InputError: no such run, no weights in it, or weights that do not fit.
     """
-    return load_finished(folder, SCRIPT, "segmenter", build_segmenter, weights, untrained)
+    return load_finished(folder, SCRIPT, "segmenter", build_segmenter, weights, untrained, complete_depth)
 
 
 def write_gallery(model: nn.Module, dataset: SegmentationDataset, config: Any, folder: Path, device: Any) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -14,9 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from vireo.engine.logs import write_json
 from vireo.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import nn
+
 CLASSES_FILE = "classes.json"
 _LISTED = 5  # classes named in a message, at most
 _Entry = TypeVar("_Entry")
+_Network = TypeVar("_Network", bound="nn.Module")
 
 
 def read_config(folder: str | os.PathLike[str], script: str, keys: Iterable[str]) -> DictConfig:
@@ -195,3 +199,42 @@ def require_classes(classes: Iterable[str], expected: Iterable[str], where: str)
         parts = [f"{i}: {a!r} instead of {b!r}" for i, (a, b) in pairs if a != b][:1] or ["some are named twice"]
     what = f"its classes are not the model's ({'; '.join(parts)})"
     raise InputError(what, where, "give data with the classes of the training")
+
+
+def load_finished(
+    folder: str | os.PathLike[str],
+    script: str,
+    own: str,
+    build: Callable[[Any, int], _Network],
+    weights: str | os.PathLike[str] | None = None,
+    untrained: bool = False,
+    complete: Callable[[DictConfig, Mapping[str, Any]], None] | None = None,
+) -> tuple[_Network, DictConfig, tuple[str, ...]]:
+    """Network, configuration and classes of a finished run; the network in evaluation mode, on the CPU.
+
+    Args:
+        folder: of the run.
+        script: that it must be of, and ``own`` a key of its configuration that no other script has.
+        build: makes the network of a configuration and a number of classes.
+        weights: others of the same network; None for the run's.
+        untrained: the weights with which a run of this configuration and seed starts where it has no ``init``.
+        complete: writes into the configuration what it leaves open and the weights tell, before the network is built.
+
+    Raises:
+        InputError: no such run, no weights in it, or weights that do not fit.
+    """
+    from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
+    from vireo.engine.rng import seed_all
+
+    config = read_config(folder, script, (own, "model", "data"))
+    classes = read_classes(folder, script, class_name)
+    if untrained:
+        seed_all(config.seed)
+        return build(config, len(classes)).eval(), config, classes
+    path = Path(weights) if weights is not None else final_weights(folder)
+    state = state_dict_in(read(path), str(path))
+    if complete is not None:
+        complete(config, state)
+    model = build(config, len(classes))
+    fit_state_dict(model, state, str(path))
+    return model.eval(), config, classes
