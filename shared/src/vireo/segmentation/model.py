@@ -48,7 +48,11 @@ class SegmentationModel(nn.Module):
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``loss_decode``, and ``loss_auxiliary`` by its weight 0.4, of labels ``(B, H, W)``."""
         maps = self.maps(images)
-        losses = {"loss_decode": segmentation_loss(self.decode_head(maps), labels)}
+        return self.losses_of(self.decode_head(maps), maps, labels)
+
+    def losses_of(self, scores: Tensor, maps: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """:meth:`losses` from the scores of :attr:`decode_head`, ``(B, K, h, w)``, and the maps that they are of."""
+        losses = {"loss_decode": segmentation_loss(scores, labels)}
         if self.auxiliary_head is not None:
             losses["loss_auxiliary"] = AUXILIARY_WEIGHT * segmentation_loss(self.auxiliary_head(maps), labels)
         return losses
