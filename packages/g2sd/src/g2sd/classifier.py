@@ -72,16 +72,30 @@ class DistilledVisionTransformer(Classifier):
     logits of both tokens, else with their mean. What a downstream network asks for, ``forward_features`` and
     ``forward_intermediates``, is without that token.
 
-    Args:
-        *sizes, **options: as of :class:`Classifier`, with the class token as readout.
+    The arguments are those of :class:`Classifier`, without ``readout``, which is the class token.
 
     Attributes:
         dist_token: ``(1, 1, D)``.
         head_dist: its classifier.
     """
 
-    def __init__(self, *sizes: Any, **options: Any) -> None:
-        super().__init__(*sizes, **{**options, "readout": "cls"})
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        *,
+        num_classes: int = 1000,
+        **options: Any,
+    ) -> None:
+        if "readout" in options:
+            raise InputError("readout is the class token", type(self).__name__, "leave it out, or use Classifier")
+        super().__init__(
+            img_size, patch_size, in_chans, embed_dim, depth, num_heads, num_classes=num_classes, **options
+        )
         self.dist_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         self.head_dist = nn.Linear(self.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
         self._init_distillation()
@@ -115,7 +129,7 @@ class DistilledVisionTransformer(Classifier):
             raise InputError("masked attention is not supported", "forward_features", "leave out the mask")
         return self.forward_tokens(x)[:, :-1]
 
-    def forward_intermediates(
+    def forward_intermediates(  # type: ignore[override]  # less than timm's: no masks, no dictionaries
         self,
         x: Tensor,
         indices: int | list[int] | None = None,
@@ -124,12 +138,10 @@ class DistilledVisionTransformer(Classifier):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-        **options: Any,
     ) -> Any:
         """timm's interface: the patches behind some blocks; ``return_prefix_tokens`` adds the class token."""
-        final, found = super().forward_intermediates(
-            x, indices, True, norm, stop_early, "NLC", intermediates_only=False, **options
-        )
+        every: Any = super().forward_intermediates(x, indices, True, norm, stop_early, "NLC")
+        final, found = every
         grid = self.patch_embed.dynamic_feat_size(x.shape[-2:])
         kept: list[Any] = []
         for patches, prefix in found:
