@@ -1,0 +1,332 @@
+"""ViTDet's Mask R-CNN on torchvision's detectors, with detectron2's numbers (section 3.6).
+
+Also Faster R-CNN, for data without masks. What differs from torchvision: anchors are not rounded, box losses are plain
+distances over fixed normalisers, weights have no rows for the background, masks in regions are hard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
+from torchvision.ops import roi_align
+
+from vireo.detection import rcnn
+from vireo.detection.heads import LossHeads
+from vireo.errors import InputError
+
+from .imitation import ObjectnessWeightedImitation
+from .teacher import FrozenTeacher
+from .vitdet import ViTDet, ViTDetPyramid
+
+CHANNELS = 256  # of the published pyramid and heads
+
+Targets = list[dict[str, Tensor]]
+
+
+class ExactAnchors(AnchorGenerator):
+    """torchvision's anchors, of which sizes are not rounded."""
+
+    def generate_anchors(
+        self,
+        scales: Sequence[float],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Boxes xyxy around the origin, ``(sizes * ratios, 4)``; a ratio is height over width."""
+        sizes = torch.tensor([float(s) for s in scales], dtype=dtype, device=device)
+        ratios = torch.tensor([float(r) for r in aspect_ratios], dtype=dtype, device=device)
+        widths, heights = (torch.outer(factor, sizes).flatten() for factor in (ratios.rsqrt(), ratios.sqrt()))
+        return torch.stack((-widths, -heights, widths, heights), 1) / 2
+
+
+class Proposals(NamedTuple):
+    """What the region proposal network makes of a batch.
+
+    Attributes:
+        boxes: of each image, xyxy.
+        losses: in training; else empty.
+        objectness: logits ``(B, 3, H, W)`` of each level.
+    """
+
+    boxes: list[Tensor]
+    losses: dict[str, Tensor]
+    objectness: list[Tensor]
+
+
+class ViTDetProposals(RegionProposalNetwork):
+    """torchvision's region proposal network with plain distances as box loss.
+
+    Both losses are sums over the sampled anchors, divided by how many should be sampled: 256 an image.
+    """
+
+    def propose(self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None) -> Proposals:
+        """Regions of a batch of maps, and in training the losses."""
+        maps = list(features.values())
+        objectness, deltas = self.head(maps)
+        anchors = self.anchor_generator(images, maps)
+        counts = [level[0].numel() for level in objectness]
+        flat_logits, flat_deltas = concat_box_prediction_layers(objectness, deltas)
+        with torch.no_grad():
+            decoded = self.box_coder.decode(flat_deltas.float(), anchors).view(len(anchors), -1, 4)
+            boxes, _ = self.filter_proposals(decoded, flat_logits.float(), images.image_sizes, counts)
+        losses: dict[str, Tensor] = {}
+        if self.training:
+            assert targets is not None, "training needs targets"
+            labels, matched = self.assign_targets_to_anchors(anchors, targets)
+            wanted = self.box_coder.encode(matched, anchors)
+            parts = self.compute_loss(flat_logits, flat_deltas, labels, wanted)
+            losses = dict(zip(("loss_objectness", "loss_rpn_box_reg"), parts))
+        return Proposals(boxes, losses, objectness)
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Boxes and losses of :meth:`propose`."""
+        boxes, losses, _ = self.propose(images, features, targets)
+        return boxes, losses
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of objectness, and of boxes."""
+        positive, negative = (torch.where(torch.cat(chosen))[0] for chosen in self.fg_bg_sampler(labels))
+        sampled = torch.cat((positive, negative))
+        joined, targets = torch.cat(labels), torch.cat(list(regression_targets))
+        distance = F.l1_loss(pred_bbox_deltas[positive].float(), targets[positive], reduction="sum")
+        logits = objectness.flatten()[sampled].float()
+        entropy = F.binary_cross_entropy_with_logits(logits, joined[sampled], reduction="sum")
+        wanted = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        return entropy / wanted, distance / wanted
+
+
+class ViTDetHeads(LossHeads):
+    """torchvision's heads with plain distances as box loss, and hard masks."""
+
+    def _box_loss(self, deltas: Tensor, labels: Tensor, targets: Tensor, proposals: Tensor) -> Tensor:
+        """Of the true class's deltas of objects, over the number of all sampled regions."""
+        objects = torch.where(labels > 0)[0]
+        chosen = deltas.unflatten(1, (-1, 4))[objects, labels[objects]]
+        return F.l1_loss(chosen.float(), targets[objects].float(), reduction="sum") / max(1, labels.numel())
+
+    def _mask_targets(self, masks: Tensor, regions: Tensor, matches: Tensor, side: int) -> Tensor:
+        rois = torch.cat((matches[:, None].to(regions), regions), 1)
+        cropped: Tensor = roi_align(masks[:, None].to(rois), rois, side, 1.0, 0, aligned=True)[:, 0]
+        return (cropped >= 0.5).to(cropped)
+
+
+class BoxPredictor(nn.Module):
+    """Classes and boxes of regions. The weights are detectron2's: the background is the last class and has no box.
+
+    Args:
+        in_channels: of a region's features.
+        num_classes: K, without background.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes + 1)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(R, C)`` to logits ``(R, 1 + K)`` and deltas ``(R, 4 (1 + K))``, as torchvision orders them: the
+        background first, its deltas zero.
+        """
+        return self.cls_score(x).roll(1, 1), F.pad(self.bbox_pred(x), (4, 0))
+
+
+class MaskPredictor(MaskRCNNPredictor):
+    """Masks of regions. The weights are detectron2's: none for the background.
+
+    Args:
+        channels: of a region's map.
+        num_classes: K, without background.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__(channels, channels, num_classes)
+        nn.init.kaiming_normal_(self.conv5_mask.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)
+        for layer in (self.conv5_mask, self.mask_fcn_logits):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(R, C, 14, 14)`` to logits ``(R, 1 + K, 28, 28)``, those of the background zero."""
+        return F.pad(super().forward(x), (0, 0, 0, 0, 1, 0))
+
+
+def vitdet_rcnn(
+    body: ViTDet,
+    num_classes: int,
+    *,
+    masks: bool = True,
+    channels: int = CHANNELS,
+    hidden: int | None = None,
+    resize_training: bool = True,
+    **options: Any,
+) -> FasterRCNN:
+    """Mask R-CNN over a plain transformer, or Faster R-CNN where there are no masks.
+
+    Images are given in [0, 1]; inside they are resized, long side to the transformer's ``img_size``, normalised, and
+    padded to a square of it. Class 0 is the background. Fresh weights as detectron2's.
+
+    Args:
+        body: the transformer.
+        num_classes: without background.
+        masks: predict them.
+        channels: of the pyramid and the heads.
+        hidden: channels of the linear layer for boxes; four times ``channels`` by default.
+        resize_training: resize images also in training; False where their loader does it.
+        **options: of torchvision's ``MaskRCNN``, e.g. ``box_score_thresh``.
+    """
+    hidden = 4 * channels if hidden is None else hidden
+    backbone = ViTDetPyramid(body, channels)
+    detector = rcnn(
+        backbone,
+        num_classes,
+        masks=masks,
+        aligned=True,
+        hidden=hidden,
+        short_side=body.img_size,
+        long_side=body.img_size,
+        **{"rpn_post_nms_top_n_train": 1000, "_skip_resize": not resize_training, **options},
+    )
+    detector.transform.size_divisible = body.img_size
+    strides = backbone.strides
+    detector.rpn.anchor_generator = ExactAnchors(tuple((8 * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
+    detector.rpn.__class__ = ViTDetProposals  # neither has a state of its own
+    heads = detector.roi_heads
+    heads.__class__ = ViTDetHeads
+    heads.box_predictor = BoxPredictor(hidden, num_classes)
+    if masks:
+        heads.mask_predictor = MaskPredictor(channels, num_classes)
+    fc = heads.box_head[-2]
+    nn.init.kaiming_uniform_(fc.weight, a=1)
+    nn.init.zeros_(fc.bias)
+    return detector
+
+
+class PyramidAnswer(NamedTuple):
+    """What a teacher says of a batch, finest level first.
+
+    Attributes:
+        features: maps ``(B, C, H, W)``.
+        objectness: logits ``(B, 3, H, W)``.
+    """
+
+    features: tuple[Tensor, ...]
+    objectness: tuple[Tensor, ...]
+
+
+class DetectionTeacher(nn.Module):
+    """The part of a detector that specific distillation needs: all up to the objectness of places.
+
+    Args:
+        detector: of :func:`vitdet_rcnn`, whose parameters it shares.
+        classes: their names, or None where they are not known.
+    """
+
+    def __init__(self, detector: FasterRCNN, classes: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.backbone, self.conv = detector.backbone, detector.rpn.head.conv
+        self.cls_logits = detector.rpn.head.cls_logits
+        self.num_classes: int = detector.roi_heads.box_predictor.bbox_pred.out_features // 4
+        self.classes = None if classes is None else tuple(classes)
+
+    def forward(self, images: Tensor) -> PyramidAnswer:
+        """Of normalised images ``(B, 3, S, S)``."""
+        maps = tuple(self.backbone(images).values())
+        return PyramidAnswer(maps, tuple(self.cls_logits(self.conv(map_)) for map_ in maps))
+
+
+class DistilledDetector(nn.Module):
+    """A detector in training, with the imitation of a teacher if there is one.
+
+    Args:
+        detector: of :func:`vitdet_rcnn`.
+        imitation: of the teacher's pyramid; None trains without a teacher.
+    """
+
+    def __init__(self, detector: FasterRCNN, imitation: ObjectnessWeightedImitation | None = None) -> None:
+        super().__init__()
+        self.detector, self.imitation = detector, imitation
+
+    def prepare(self, images: list[Tensor], targets: Targets) -> tuple[Tensor, list[tuple[int, int]], Targets]:
+        """A batch as student and teacher see it: normalised images ``(B, 3, S, S)``, their sizes without padding, and
+        the targets in their pixels.
+        """
+        batch, moved = self.detector.transform(images, targets)
+        return batch.tensors, batch.image_sizes, cast(Targets, moved)
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: list[tuple[int, int]],
+        targets: Targets,
+        answer: PyramidAnswer | None = None,
+        iteration: int = 0,
+    ) -> dict[str, Tensor]:
+        """The losses of a prepared batch.
+
+        Args:
+            images, sizes, targets: of :meth:`prepare`.
+            answer: of the teacher to the same images, where there is an imitation.
+            iteration: optimizer steps done so far.
+        """
+        detector = self.detector
+        features = detector.backbone(images)
+        batch = ImageList(images, sizes)
+        boxes, proposal_losses, objectness = detector.rpn.propose(batch, features, targets)
+        _, losses = detector.roi_heads(features, boxes, sizes, targets)
+        losses = {**losses, **proposal_losses}
+        if self.imitation is not None:
+            if answer is None:
+                raise InputError("the teacher was not asked", "answer", "give what the teacher says of the images")
+            maps = tuple(features.values())
+            found = self.imitation(maps, answer.features, objectness, answer.objectness, iteration)
+            losses |= {"imitation_features": found.features, "imitation_objectness": found.objectness}
+        return losses
+
+
+def require_pair(teacher: DetectionTeacher, student: FasterRCNN, classes: Sequence[str]) -> None:
+    """Check that a detector can learn from a teacher.
+
+    Args:
+        teacher: the teacher.
+        student: the detector.
+        classes: its classes.
+
+    Raises:
+        InputError: pyramids of other channels or strides, or other classes.
+    """
+    where = "teacher and student"
+    theirs, own = teacher.backbone, student.backbone
+    if theirs.out_channels != own.out_channels:
+        what = f"the teacher's pyramid has {theirs.out_channels} channels, the student's {own.out_channels}"
+        raise InputError(what, where, f"use detector.channels={theirs.out_channels}, or another teacher")
+    if theirs.strides != own.strides:
+        what = f"the teacher's maps have strides of {theirs.strides}, the student's of {own.strides}"
+        raise InputError(what, where, "use patches of the same size")
+    if teacher.classes is not None and teacher.classes != tuple(classes):
+        what = f"the teacher detects {', '.join(teacher.classes[:5])} ..., the data have {', '.join(classes[:5])} ..."
+        raise InputError(what, where, "use a teacher that was trained on these data")
+    if teacher.num_classes != len(classes):
+        what = f"the teacher detects {teacher.num_classes} classes, the data have {len(classes)}"
+        raise InputError(what, where, "use a teacher that was trained on these data")
+
+
+def frozen(teacher: DetectionTeacher, precision: str = "auto") -> FrozenTeacher:
+    """The teacher as it is asked in training; see :class:`~g2sd.FrozenTeacher`."""
+    return FrozenTeacher(teacher, precision)
