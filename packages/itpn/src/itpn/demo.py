@@ -112,9 +112,10 @@ def write_figure(output: Path, seed: int) -> Path:
 
     from vireo.data import segmentation_set
     from vireo.report import draw_segmentation, grid, stacked, write_picture
+    from vireo.segmentation import build_loader
     from vireo.segmentation.evaluate import predict_labels
 
-    from .segmentation import build_loader, load_segmenter
+    from .segmentation import load_segmenter
 
     loaded = {arm: load_segmenter(folder_of(output, arm, seed)) for arm in ARMS}
     config = loaded["integral"][1]

@@ -160,9 +160,9 @@ def judge_segmenter(subject: Subject, config: Any, fabric: Fabric, here: dict[st
         InputError: no weights, or data of other classes.
     """
     from vireo.data import segmentation_set
-    from vireo.segmentation import evaluate_segmenter
+    from vireo.segmentation import build_loader, evaluate_segmenter
 
-    from .segmentation import build_loader, load_segmenter, windows_of
+    from .segmentation import load_segmenter, windows_of
 
     model, _, classes = load_segmenter(config.run, config.weights, untrained=config.untrained)
     val_set = segmentation_set(subject.data, train=False)

@@ -28,11 +28,11 @@ def main(config: DictConfig) -> None:
     from vireo.engine.finished import require_classes, save_classes
     from vireo.engine.schedule import linear, with_warmup
     from vireo.errors import InputError
-    from vireo.segmentation import evaluate_segmenter
+    from vireo.segmentation import build_loader, evaluate_segmenter, write_gallery
 
     from .kinds import require_own_settings
     from .layer_decay import layer_decay_groups
-    from .segmentation import build_loader, build_segmenter, windows_of, write_gallery
+    from .segmentation import build_segmenter, windows_of
     from .segmentation import write_segmentation_report as write_report
 
     require_own_settings(config, "segmentation")
@@ -63,7 +63,8 @@ def main(config: DictConfig) -> None:
             run.record(evaluate_segmenter(run.evaluated_model, val_loader, sets[1].classes, **windows_of(config)))
 
     if run.is_main:
-        write_gallery(run.evaluated_model, sets[1], config, run.output_dir, run.device)
+        count, folder = config.gallery_images, run.output_dir
+        write_gallery(run.evaluated_model, sets[1], config.data, count, folder, run.device, **windows_of(config))
     write_skipped(run, *sets, loader, val_loader)
     run.finish(report=lambda folder: write_report(folder, plain(config.paper_metrics)))
 

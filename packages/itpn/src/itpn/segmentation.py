@@ -5,28 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from vireo.data import SegmentationDataset, segmentation_loader
-from vireo.data.image_sets import NORMALIZATIONS
 from vireo.engine import plain
 from vireo.engine.finished import load_finished
 from vireo.errors import InputError
-from vireo.report import draw_segmentation, grid, write_picture, write_run_report
+from vireo.report import write_run_report
 from vireo.segmentation import FCNHead, SegmentationModel, UPerHead
-from vireo.segmentation.evaluate import predict_labels
+from vireo.segmentation.gallery import PICTURES
 from vireo.segmentation.heads import resize_to
 
 from .downstream import build_features, complete_depth
-
-if TYPE_CHECKING:
-    from vireo.data import Loader
 
 SCRIPT = "itpn-segment"
 HEADS = ("upernet", "fusion")
@@ -54,19 +48,6 @@ class FusionHead(nn.Module):
         levels = torch.stack([resize_to(lateral(x), size) for lateral, x in zip(self.laterals, maps)])
         scores: Tensor = self.conv_seg(F.relu(levels.sum(0)))
         return scores
-
-
-def build_loader(dataset: SegmentationDataset, data: Any, train: bool, **here: Any) -> Loader:
-    """See :func:`vireo.data.segmentation_loader`; ``data.normalize`` chooses mean and deviation.
-
-    Raises:
-        InputError: unknown normalisation, or batches that cannot be made.
-    """
-    if data.normalize not in NORMALIZATIONS:
-        known = ", ".join(NORMALIZATIONS)
-        raise InputError(f"unknown normalisation {data.normalize!r}", "data.normalize", f"use one of {known}")
-    mean, std = NORMALIZATIONS[data.normalize]
-    return segmentation_loader(dataset, data, train, mean, std, **here)
 
 
 def build_segmenter(config: Any, num_classes: int, init: str | None = None) -> SegmentationModel:
@@ -98,7 +79,7 @@ def build_segmenter(config: Any, num_classes: int, init: str | None = None) -> S
     return SegmentationModel(features, head, auxiliary)
 
 
-def windows_of(config: Any) -> dict[str, tuple[int, int] | None]:
+def windows_of(config: Any) -> dict[str, Any]:
     """``window`` and ``stride`` of a configuration, as :func:`~vireo.segmentation.evaluate_segmenter` takes them."""
     settings = plain(config.segmenter)
     return {name: None if settings[name] is None else tuple(settings[name]) for name in ("window", "stride")}
@@ -120,29 +101,6 @@ def load_segmenter(
     return load_finished(folder, SCRIPT, "segmenter", build_segmenter, weights, untrained, complete_depth)
 
 
-def write_gallery(model: nn.Module, dataset: SegmentationDataset, config: Any, folder: Path, device: Any) -> None:
-    """``gallery/labels_*.png``: image, truth and prediction of some evaluation images."""
-    count = min(config.gallery_images, len(dataset))
-    if not count:
-        return
-    chosen = dataset.with_indices(np.linspace(0, len(dataset) - 1, count).astype(int))
-    loader = build_loader(chosen, config.data, False, device=device, rank=0, world_size=1, seed=0)
-    model.eval()
-    number = 0
-    for images, targets in loader.batches(0):
-        for image, target in zip(images, targets):
-            labels = target["labels"]
-            size = (labels.shape[0], labels.shape[1])
-            (found,) = predict_labels(model, image[None], [size], **windows_of(config))
-            picture, _ = chosen[number]
-            cells = [draw_segmentation(picture, drawn.cpu(), opacity=0.6) for drawn in (labels, found)]
-            original = draw_segmentation(picture, labels.cpu(), opacity=0.0)
-            panel = grid([original, *cells], 3, ["image", "labels", "prediction"])
-            write_picture(folder / "gallery" / f"labels_{number:02d}.png", panel)
-            number += 1
-
-
 def write_segmentation_report(folder: Path, paper_metrics: Mapping[str, float] | None = None) -> Path:
     """``report.html`` of a run from the files in its folder."""
-    pictures = {"Evaluation images: labels and predictions": "labels_*.png"}
-    return write_run_report(folder, "Segmentation with iTPN", pictures, paper_metrics=paper_metrics)
+    return write_run_report(folder, "Segmentation with iTPN", PICTURES, paper_metrics=paper_metrics)
