@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor, nn
 
+    from vireo.data import ClassificationDataset
+
     from .generic import GenericOutput, GenericStudent
     from .teacher import FrozenTeacher
 
@@ -51,6 +53,8 @@ def main(config: DictConfig) -> None:
         sets.append(pretraining_set(config.data, train=False))
         val_loader = build_loader(sets[1], config, network, train=False, **run.place)
     say_skipped(run, *sets)
+    if run.is_main:
+        run.console.say(describe_teacher(config, sets[-1]))
 
     step_images = config.data.batch_size * config.run.accumulate
     schedule = schedule_for(config.optim, config.epochs, run.steps_per_epoch(loader), step_images, "cosine")
@@ -69,6 +73,23 @@ def main(config: DictConfig) -> None:
 
     write_skipped(run, *sets, loader, *([] if val_loader is None else [val_loader]))
     run.finish(report=lambda folder: write_distillation_report(folder, plain(config.paper_metrics)))
+
+
+def describe_teacher(config: DictConfig, dataset: ClassificationDataset) -> str:
+    """What g2sd-check-teacher says of a run's teacher, on the first images of its data.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    from .teacher_check import check_teacher
+
+    options = config.teacher
+    if options.random_decoder:
+        return (
+            f"{options.weights}: only its encoder is used, the decoder is drawn anew (teacher.random_decoder=true). "
+            "This is what a file without a decoder leads to, and an ablation: the student learns little from it"
+        )
+    return str(check_teacher(options.weights, config.target_block, options.name, dataset, config.data))
 
 
 def distilled(

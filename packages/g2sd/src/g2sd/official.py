@@ -91,7 +91,12 @@ def read_encoder(path: str | os.PathLike[str]) -> State:
     Raises:
         InputError: see :func:`read_state`.
     """
-    return {key: value for key, value in read_state(path).items() if key.startswith(_ENCODER)}
+    return encoder_of(read_state(path))
+
+
+def encoder_of(state: Mapping[str, Tensor]) -> State:
+    """The entries of the encoder in a state dict under the authors' names."""
+    return {key: value for key, value in state.items() if key.startswith(_ENCODER)}
 
 
 def load_encoder(model: nn.Module, path: str | os.PathLike[str], fresh: Sequence[str] = ()) -> EncoderReport:
@@ -193,8 +198,9 @@ def load_teacher(
     )
     _require_fixed(*positions, where)
     encoder, decoder = split_mae(state)
-    encoder = {key: value for key, value in encoder.items() if key.startswith(_ENCODER)}
-    fit_state_dict(teacher.encoder, {**encoder, "pos_embed": teacher.encoder.state_dict()["pos_embed"]}, where)
+    fit_state_dict(
+        teacher.encoder, {**encoder_of(encoder), "pos_embed": teacher.encoder.state_dict()["pos_embed"]}, where
+    )
     if random_decoder:
         init_weights(teacher.decoder)
         return teacher

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -61,9 +62,11 @@ def build_teacher(config: Any) -> FrozenTeacher:
         remedy = "give the folder of a run of g2sd-pretrain, or a file of a whole masked autoencoder"
         raise InputError("has no value", "teacher.weights", remedy)
     size = plain(config.model).get("img_size")
-    teacher = load_teacher(
-        options.weights, config.target_block, size, options.name, random_decoder=options.random_decoder
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # a random decoder is the same in every process, and after a restart
+        teacher = load_teacher(
+            options.weights, config.target_block, size, options.name, random_decoder=options.random_decoder
+        )
     return FrozenTeacher(teacher, options.precision)
 
 
