@@ -115,6 +115,35 @@ def build_class_distillation(config: Any, classes: tuple[str, ...], images: int,
     return ClassDistillation(network, **plain(config.distillation), cache=cache)
 
 
+def load_classifier(path: str, num_classes: int, img_size: int) -> Classifier:
+    """A classifier from a file alone, which tells its sizes, read-out and whether it has a distillation token.
+
+    Args:
+        path: in the authors' layout or ours; published, or with the configuration of its run beside it.
+        num_classes: that it must have.
+        img_size: positions are interpolated to it.
+
+    Raises:
+        InputError: an unreadable file, no classifier, or one of other classes or of sizes that cannot be told.
+    """
+    state = read_state(path)
+    found = identify(state, path)
+    if not found.num_classes:
+        what = f"holds no classifier, but: {found.kind}"
+        raise InputError(what, path, "give a fine-tuned model, such as mae_finetuned_vit_base.pth, or a run's folder")
+    if found.num_classes != num_classes:
+        what = f"tells {found.num_classes} classes apart, the data have {num_classes}"
+        raise InputError(what, path, "give a teacher of the same classes")
+    if found.encoder["num_heads"] is None:
+        what = "no published size has this width and depth, and no file tells the number of heads"
+        raise InputError(what, path, "give the folder of its run")
+    readout = "mean" if "fc_norm.weight" in state else "cls"
+    options = {**found.encoder, "img_size": img_size}
+    network = build_classifier(options, num_classes, readout, distilled="dist_token" in state)
+    fit_state_dict(network, network.resized(state), path)
+    return network
+
+
 def load_teacher_classifier(
     weights: str, classes: tuple[str, ...], img_size: int, normalize: str, precision: str = "auto"
 ) -> FrozenTeacher:
@@ -132,7 +161,7 @@ def load_teacher_classifier(
         InputError: no such checkpoint, no classifier, or one of other classes, image size or normalisation.
     """
     if not Path(weights).is_dir():
-        return FrozenTeacher(_classifier_of_file(weights, len(classes), img_size), precision)
+        return FrozenTeacher(load_classifier(weights, len(classes), img_size), precision)
     from .load import load_run
 
     loaded = load_run(weights)
@@ -150,25 +179,6 @@ def load_teacher_classifier(
         remedy = f"train the student so too: it has {', '.join(f'{key}={own[key]}' for key in differing)}"
         raise InputError(what, weights, remedy)
     return FrozenTeacher(loaded.network, precision)
-
-
-def _classifier_of_file(path: str, num_classes: int, img_size: int) -> Classifier:
-    state = read_state(path)
-    found = identify(state, path)
-    if not found.num_classes:
-        what = f"holds no classifier, but: {found.kind}"
-        raise InputError(what, path, "give a fine-tuned model, such as mae_finetuned_vit_base.pth, or a run's folder")
-    if found.num_classes != num_classes:
-        what = f"tells {found.num_classes} classes apart, the data have {num_classes}"
-        raise InputError(what, path, "give a teacher of the same classes")
-    if found.encoder["num_heads"] is None:
-        what = "no published size has this width and depth, and no file tells the number of heads"
-        raise InputError(what, path, "give the folder of its run")
-    readout = "mean" if "fc_norm.weight" in state else "cls"
-    options = {**found.encoder, "img_size": img_size}
-    network = build_classifier(options, num_classes, readout, distilled="dist_token" in state)
-    fit_state_dict(network, network.resized(state), path)
-    return network
 
 
 def sizes_of(model: Any) -> dict[str, Any]:
