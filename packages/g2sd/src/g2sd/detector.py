@@ -24,7 +24,6 @@ from vireo.detection.heads import LossHeads
 from vireo.errors import InputError
 
 from .imitation import ObjectnessWeightedImitation
-from .teacher import FrozenTeacher
 from .vitdet import ViTDet, ViTDetPyramid
 
 CHANNELS = 256  # of the published pyramid and heads
@@ -325,8 +324,3 @@ def require_pair(teacher: DetectionTeacher, student: FasterRCNN, classes: Sequen
     if teacher.num_classes != len(classes):
         what = f"the teacher detects {teacher.num_classes} classes, the data have {len(classes)}"
         raise InputError(what, where, "use a teacher that was trained on these data")
-
-
-def frozen(teacher: DetectionTeacher, precision: str = "auto") -> FrozenTeacher:
-    """The teacher as it is asked in training; see :class:`~g2sd.FrozenTeacher`."""
-    return FrozenTeacher(teacher, precision)

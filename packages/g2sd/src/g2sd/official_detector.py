@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
@@ -142,7 +142,6 @@ def detector_of(state: Mapping[str, Tensor], where: str, num_heads: int | None =
     Args:
         state: of :func:`read_detector`.
         where: it comes from.
-        num_heads: of the transformer; None: as the relative positions show.
         **options: of :func:`~g2sd.detector.vitdet_rcnn`.
 
     Raises:
@@ -189,19 +188,3 @@ def _sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "channels": len(state["detector.rpn.head.conv.0.0.weight"]),
         "hidden": len(state[f"{heads}box_head.5.weight"]),
     }
-
-
-def convert_detector(path: str | os.PathLike[str], model: nn.Module) -> None:
-    """Load weights of any layout that :func:`read_detector` reads into a detector, strictly.
-
-    Args:
-        path: of the weights.
-        model: a :class:`~g2sd.detector.DistilledDetector`, or a detector of its own.
-
-    Raises:
-        InputError: as :func:`read_detector`, or weights that do not fit.
-    """
-    state = read_detector(path)
-    if not isinstance(model, DistilledDetector):
-        state = {k.removeprefix("detector."): v for k, v in state.items() if not k.startswith("imitation.")}
-    fit_state_dict(model, state, str(path))

@@ -6,11 +6,12 @@ Legend of shapes: B images (or windows), H x W tokens, N = H W, h heads, d chann
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed, trunc_normal_
+from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -214,6 +215,12 @@ class ViTDet(nn.Module):
         size: int = self.patch_embed.patch_size[0]
         return size
 
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the stored positions."""
+        side = math.isqrt(self.pos_embed.shape[1] - 1)
+        return side, side
+
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images ``(B, 3, H p, W p)`` to the map ``(B, D, H, W)``.
 
@@ -235,42 +242,12 @@ class ViTDet(nn.Module):
 
     def _positions(self, height: int, width: int) -> Tensor:
         """``(1, H, W, D)``."""
-        table = self.pos_embed[:, 1:]
-        side = round(table.shape[1] ** 0.5)
-        if (height, width) == (side, side):
-            return table.unflatten(1, (side, side))
-        image = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        table = self.pos_embed[:, 1:].unflatten(1, self.grid_size)
+        if (height, width) == self.grid_size:
+            return table
+        image = table.permute(0, 3, 1, 2)
         resized = F.interpolate(image, size=(height, width), mode="bicubic", align_corners=False)
         return resized.permute(0, 2, 3, 1)
-
-    @torch.no_grad()
-    def load_encoder(self, state: Mapping[str, Tensor], where: str) -> None:
-        """Start from the encoder of a pre-training, in timm's layout; relative positions stay as they are.
-
-        Its class token and last norm have no place here. Positions for another image size are interpolated.
-
-        Raises:
-            InputError: keys or shapes that do not fit.
-        """
-        own = self.state_dict()
-        wanted = {key: own[key] for key in own if ".rel_pos_" not in key}
-        left_out = ("cls_token", "norm.", "fc_norm.", "head.", "head_dist.", "dist_token")
-        given = {key: value for key, value in state.items() if not key.startswith(left_out)}
-        if (table := given.get("pos_embed")) is not None and table.shape[1] != self.pos_embed.shape[1]:
-            side = round((self.pos_embed.shape[1] - 1) ** 0.5)
-            given["pos_embed"] = resample_abs_pos_embed(table, [side, side], num_prefix_tokens=1)
-        faults = [f"no {key}" for key in wanted if key not in given]
-        faults += [f"{key}, which is none of its parts" for key in given if key not in wanted]
-        faults += [
-            f"{key} of {tuple(given[key].shape)} in place of {tuple(value.shape)}"
-            for key, value in wanted.items()
-            if key in given and given[key].shape != value.shape
-        ]
-        if faults:
-            more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
-            what = f"the encoder does not fit the detector's transformer: {', '.join(faults[:4])}{more}"
-            raise InputError(what, where, "use a model of the encoder's size")
-        self.load_state_dict({**own, **given})
 
 
 def default_global_blocks(depth: int) -> set[int]:

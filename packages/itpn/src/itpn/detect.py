@@ -22,11 +22,18 @@ def main(config: DictConfig) -> None:
     """One training run in ``output_dir``; started again, it goes on where it stopped."""
     from torch.optim import AdamW
 
-    from vireo.detection import build_loader, build_sets, evaluate_detector, has_masks, training_targets
+    from vireo.detection import (
+        build_loader,
+        build_sets,
+        evaluate_detector,
+        has_masks,
+        training_targets,
+        write_gallery,
+    )
     from vireo.engine import Run, build_schedule, plain, say_skipped, write_skipped
     from vireo.engine.finished import save_classes
 
-    from .detection import build_detector, write_detection_report, write_gallery
+    from .detection import build_detector, write_detection_report
     from .kinds import require_own_settings
     from .layer_decay import layer_decay_groups
 
@@ -60,7 +67,7 @@ def main(config: DictConfig) -> None:
             run.record(evaluate_detector(run.evaluated_model, val_loader, sets[1], masks))
 
     if run.is_main:
-        write_gallery(run.evaluated_model, sets[1], config, run.output_dir, run.device)
+        write_gallery(run.evaluated_model, sets[1], config.data, config.gallery_images, run.output_dir, run.device)
     write_skipped(run, *sets, loader, val_loader)
     run.finish(report=lambda folder: write_detection_report(folder, plain(config.paper_metrics)))
 

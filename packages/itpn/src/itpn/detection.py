@@ -11,62 +11,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import generalized_box_iou_loss
 
 from vireo.backbones import GlobalBatchNorm2d
-from vireo.data import DetectionDataset
-from vireo.detection import build_loader, has_masks, rcnn
-from vireo.detection.evaluate import MASK_THRESHOLD
+from vireo.detection import GALLERY, LossHeads, has_masks, rcnn
 from vireo.engine import plain
 from vireo.engine.finished import load_finished
-from vireo.report import draw_detections, grid, write_picture, write_run_report
+from vireo.report import write_run_report
 
 from .downstream import build_features, complete_depth
 
 SCRIPT = "itpn-detect"
 PUBLISHED_DEPTH = 1  # blocks of a top-down step in the released detectors
 GIOU_WEIGHT = 10.0
-SCORE_SHOWN = 0.5  # of detections in the report
 
 
-class GIoUHeads(RoIHeads):
+class GIoUHeads(LossHeads):
     """torchvision's heads with the generalised IoU of decoded boxes as their box loss, by the weight 10."""
-
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As torchvision's: detections in evaluation, losses in training."""
-        if not self.training:
-            return super().forward(features, proposals, image_shapes, targets)
-        assert targets is not None, "training needs targets"
-        proposals, matched, labels, regression_targets = self.select_training_samples(proposals, targets)
-        pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        logits, deltas = self.box_predictor(pooled)
-        joined = torch.cat(labels)
-        losses = {
-            "loss_classifier": F.cross_entropy(logits, joined),
-            "loss_box_reg": self._box_loss(deltas, joined, torch.cat(regression_targets), torch.cat(proposals)),
-        }
-        if self.has_mask():
-            positive = [torch.where(found > 0)[0] for found in labels]
-            regions = [boxes[kept] for boxes, kept in zip(proposals, positive)]
-            matches = [match[kept] for match, kept in zip(matched, positive)]
-            masks = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, regions, image_shapes)))
-            truth = ([target[name] for target in targets] for name in ("masks", "labels"))
-            losses["loss_mask"] = maskrcnn_loss(masks, regions, *truth, matches)
-        return [], losses
 
     def _box_loss(self, deltas: Tensor, labels: Tensor, targets: Tensor, proposals: Tensor) -> Tensor:
         """Of the true class's boxes of objects, over the number of all sampled regions."""
@@ -137,34 +104,6 @@ def load_detector(
     return load_finished(folder, SCRIPT, "detector", build_detector, weights, untrained, complete_depth)
 
 
-@torch.no_grad()
-def write_gallery(model: nn.Module, dataset: DetectionDataset, config: Any, folder: Path, device: Any) -> None:
-    """``gallery/detections_*.png``: truth and detections of some evaluation images."""
-    kept = [record for record in dataset.records if len(record)]
-    count = min(config.gallery_images, len(kept))
-    if not count:
-        return
-    chosen = dataset.with_records([kept[i] for i in np.linspace(0, len(kept) - 1, count).astype(int)])
-    loader = build_loader(chosen, config.data, False, device=device, rank=0, world_size=1, seed=0)
-    model.eval()
-    number = 0
-    for images, _ in loader.batches(0):
-        for found in model(images):
-            picture, truth = chosen[number]
-            sure = found["scores"] >= SCORE_SHOWN
-            boxes, labels, scores = (found[name][sure].cpu() for name in ("boxes", "labels", "scores"))
-            masks = found["masks"][sure, 0].cpu() > MASK_THRESHOLD if "masks" in found else None
-            options: dict[str, Any] = {"classes": dataset.classes}
-            cells = [
-                draw_detections(picture, truth["boxes"], truth["labels"], masks=truth.get("masks"), **options),
-                draw_detections(picture, boxes, labels - 1, scores, masks=masks, **options),
-            ]
-            panel = grid(cells, 2, ["truth", f"detections (score >= {SCORE_SHOWN})"])
-            write_picture(folder / "gallery" / f"detections_{number:02d}.png", panel)
-            number += 1
-
-
 def write_detection_report(folder: Path, paper_metrics: Mapping[str, float] | None = None) -> Path:
     """``report.html`` of a run from the files in its folder."""
-    pictures = {"Evaluation images: truth and detections": "detections_*.png"}
-    return write_run_report(folder, "Detection with iTPN", pictures, paper_metrics=paper_metrics)
+    return write_run_report(folder, "Detection with iTPN", GALLERY, paper_metrics=paper_metrics)

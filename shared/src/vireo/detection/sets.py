@@ -19,7 +19,7 @@ from vireo.data import (
     aspect_ratio_groups,
 )
 from vireo.data.image_sets import VAL_SEED, require_batch
-from vireo.detection.transforms import RandomWindow
+from vireo.detection.transforms import LargeScaleJitter, RandomWindow
 from vireo.errors import InputError
 
 FORMATS = ("generated", "coco", "voc")
@@ -75,6 +75,7 @@ def build_loader(
     dataset: DetectionDataset,
     data: Any,
     train: bool,
+    jitter_size: int | None = None,
     **here: Any,
 ) -> Loader:
     """Batches of lists of images ``(3, H, W)`` in [0, 1], not yet resized; training flips half of them.
@@ -82,8 +83,10 @@ def build_loader(
     Args:
         dataset: see :func:`build_sets`.
         data: configuration: ``batch_size`` over all processes, ``eval_batch_size`` of each, ``workers``, ``on_error``;
-            where it has ``window_share``, so many training samples are cut by :class:`~vireo.detection.RandomWindow`.
+            where it has ``window_share``, so many training samples are cut by :class:`~vireo.detection.RandomWindow`;
+            where it has ``scale_jitter``, two factors, all are by :class:`~vireo.detection.LargeScaleJitter`.
         train: shuffle, flip, cut, leave out a last batch that is not full.
+        jitter_size: side in pixels of which the factors are.
         **here: device, rank, world size and seed.
     """
     require_batch(len(dataset), data.batch_size, train, "data.batch_size")
@@ -93,7 +96,7 @@ def build_loader(
         batch_size=data.batch_size if train else data.eval_batch_size * here["world_size"],
         shuffle=train,
         drop_last=train,
-        transform=_augmentation(data.get("window_share", 0.0)) if train else None,
+        transform=_augmentation(data, jitter_size) if train else None,
         device_transform=lambda images, targets: ([image.float() / 255 for image in images], targets),
         groups=aspect_ratio_groups(sizes) if train else None,
         workers=data.workers,
@@ -102,7 +105,11 @@ def build_loader(
     )
 
 
-def _augmentation(window_share: float) -> Callable[..., Any]:
-    if not window_share:
-        return RandomHorizontalFlip()
-    return Compose(RandomHorizontalFlip(), RandomWindow(window_share))
+def _augmentation(data: Any, jitter_size: int | None) -> Callable[..., Any]:
+    steps: list[Callable[..., Any]] = [RandomHorizontalFlip()]
+    if share := data.get("window_share"):
+        steps.append(RandomWindow(share))
+    if scales := data.get("scale_jitter"):
+        assert jitter_size is not None, "jitter is of a size"
+        steps.append(LargeScaleJitter(jitter_size, tuple(scales)))
+    return Compose(*steps)
