@@ -25,7 +25,7 @@ from vireo.errors import InputError
 from .identify import Identity, identify
 from .layouts import State, to_ours
 from .mae import MASK_RATIO, MaskedAutoencoder
-from .official import RELEASED, load_teacher, read_state, require_target, teacher_options
+from .official import RELEASED, encoder_of, load_teacher, read_state, require_target, teacher_options
 
 IMAGES = 8  # that a check looks at
 _NEEDED = ("decoder_norm.weight", "decoder_pred.weight", "mask_token")  # beside the blocks, to predict pixels
@@ -127,17 +127,15 @@ def check_teacher(
     options = teacher_options(state, weights, name)
     require_target(options, target_block or 1, where)
     load_teacher(weights, target_block or options["decoder_depth"], name=name)
-    counts = [
-        sum(value.numel() for key, value in state.items() if key.startswith(("decoder_", "mask_token")) is decoder)
-        for decoder in (False, True)
-    ]
+    encoder = sum(value.numel() for value in encoder_of(state).values())
+    decoder = sum(value.numel() for key, value in state.items() if key.startswith(("decoder_", "mask_token")))
     found, described = None, "drawn pictures" if dataset is None else "images of its data"
     if all(key in state for key in _NEEDED):
         pictures = GeneratedClasses(IMAGES, (options["img_size"],) * 2, 0) if dataset is None else dataset
         images = sample_images(pictures, options["img_size"], data)
         found, described = recovery(state, options, images, where), f"{len(images)} {described}"
     identity = identify(state, where, options)
-    return TeacherCheck(where, identity, options, (counts[0], counts[1]), target_block, found, described)
+    return TeacherCheck(where, identity, options, (encoder, decoder), target_block, found, described)
 
 
 @torch.no_grad()
