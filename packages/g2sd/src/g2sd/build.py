@@ -119,7 +119,7 @@ def load_classifier(path: str, num_classes: int, img_size: int) -> Classifier:
     """A classifier from a file alone, which tells its sizes, read-out and whether it has a distillation token.
 
     Args:
-        path: in the authors' layout or ours; published, or with the configuration of its run beside it.
+        path: in the authors' layout or ours, of a published width and depth, which tell the number of heads.
         num_classes: that it must have.
         img_size: positions are interpolated to it.
 
@@ -197,7 +197,8 @@ def encoder_of(model: Any) -> dict[str, Any]:
     Raises:
         InputError: an unknown name.
     """
-    given = {key: value for key, value in plain(model).items() if not key.startswith(_NOT_OURS)}
+    values = dict(model) if isinstance(model, dict) else plain(model)
+    given = {key: value for key, value in values.items() if not key.startswith(_NOT_OURS)}
     name = given.pop("name", None)
     return given if name is None else encoder_options(str(name), **given)
 
