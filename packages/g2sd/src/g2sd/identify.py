@@ -75,7 +75,7 @@ def sizes_of_name(name: str) -> dict[str, Any]:
     Raises:
         InputError: an unknown name.
     """
-    return dict(ENCODERS[name]) if name in ENCODERS else model_options(name)
+    return {"patch_size": 16, **(ENCODERS[name] if name in ENCODERS else model_options(name))}
 
 
 def groups_of(keys: Iterable[str]) -> str:

@@ -125,8 +125,9 @@ def check_teacher(
     """
     where, state = str(weights), read_state(weights)
     options = teacher_options(state, weights, name)
-    require_target(options, target_block or 1, where)
-    load_teacher(weights, target_block or options["decoder_depth"], name=name)
+    block = options["decoder_depth"] if target_block is None else target_block
+    require_target(options, block, where)
+    load_teacher(weights, block, name=name)
     encoder = sum(value.numel() for value in encoder_of(state).values())
     decoder = sum(value.numel() for key, value in state.items() if key.startswith(("decoder_", "mask_token")))
     found, described = None, "drawn pictures" if dataset is None else "images of its data"
