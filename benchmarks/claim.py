@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,23 @@ class Paper:
 def folder_of(arm: str, seed: int) -> str:
     """Folder of an arm's run."""
     return f"{''.join(c if c.isalnum() else '_' for c in arm).lower()}_{seed}"
+
+
+def images_of_camvid(root: Path, output: Path) -> Path:
+    """Folder with the images ``train`` and ``val`` of CamVid, without their labels."""
+    return root / "images"
+
+
+def images_of_voc(root: Path, output: Path) -> Path:
+    """Folder below ``output`` whose ``train`` and ``val`` lead to the images of these parts of a VOC data set."""
+    folder = output / "images"
+    for part in ("train", "val"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for name in (root / "ImageSets" / "Main" / f"{part}.txt").read_text().split():
+            link = folder / part / f"{name}.jpg"
+            with suppress(FileExistsError):  # another run was first
+                link.symlink_to((root / "JPEGImages" / link.name).resolve())
+    return folder
 
 
 def main(paper: Paper, argv: Sequence[str] | None = None) -> int:

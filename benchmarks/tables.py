@@ -64,6 +64,18 @@ def beyond_masking_speed() -> str:
 
 
 @table
+def g2sd() -> str:
+    """Claims of G2SD."""
+    return claims("g2sd_")
+
+
+@table
+def g2sd_speed() -> str:
+    """Speed of G2SD."""
+    return speed_of("speed_g2sd*.json")
+
+
+@table
 def itpn() -> str:
     """Segmenters and detectors after the three starts, on generated shapes and on real sets."""
     return claims("itpn_")

@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from claim import Claim, Metrics, Paper, Runs, folder_of, main
+from claim import Claim, Metrics, Paper, Runs, folder_of, images_of_camvid, images_of_voc, main
 
 SCRATCH, BACKBONE, INTEGRAL = "from scratch", "backbone pre-trained", "backbone and pyramid pre-trained (iTPN)"
 ARMS = {SCRATCH: [], BACKBONE: ["init_parts=backbone"], INTEGRAL: ["init_parts=all"]}
@@ -51,23 +51,6 @@ class TransferClaim(Claim):
     metrics: Sequence[str] = ("mIoU", "mAcc", "aAcc")
 
 
-def camvid_images(root: Path, output: Path) -> Path:
-    """Folder with ``train`` and ``val``."""
-    return root / "images"
-
-
-def training_images(root: Path, output: Path) -> Path:
-    """Folder whose ``train`` and ``val`` lead to the images of these parts of a VOC data set."""
-    folder = output / "images"
-    for part in ("train", "val"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for name in (root / "ImageSets" / "Main" / f"{part}.txt").read_text().split():
-            link = folder / part / f"{name}.jpg"
-            if not link.exists():
-                link.symlink_to((root / "JPEGImages" / link.name).resolve())
-    return folder
-
-
 _GPU = ["model.embed_dim=256", "model.depths=[2,2,8]", "model.num_heads=4", "model.patch_size=16"]
 _GPU += ["model.img_size=224", "run.precision=bf16-mixed", "gallery_images=0"]
 _GPU_SEGMENTER = ["segmenter.channels=128", "segmenter.auxiliary_channels=64", "segmenter.window=[224,224]"]
@@ -85,7 +68,7 @@ CLAIMS = {
     "camvid": TransferClaim(
         title="CamVid road scenes at 171x128, UPerNet",
         pretrain=[*_FOLDER, "data.image_size=[144,192]", "epochs=100", "eval_every=100"],
-        images=camvid_images,
+        images=images_of_camvid,
         settings=["+experiment=camvid", "neck.depth=1", "gallery_images=0", "epochs=16", "eval_every=16"],
         arms=list(ARMS),
         root="images/<split>/*.jpg and labels/<split>/*.png",
@@ -93,7 +76,7 @@ CLAIMS = {
     "bccd": TransferClaim(
         title="Blood cells at 214x160, Faster R-CNN",
         pretrain=[*_FOLDER, "data.image_size=[160,214]", "epochs=50", "eval_every=50"],
-        images=training_images,
+        images=images_of_voc,
         settings=["+experiment=bccd", "neck.depth=1", "gallery_images=0", "epochs=8", "eval_every=8"],
         arms=list(ARMS),
         root="JPEGImages, Annotations and ImageSets",
@@ -103,7 +86,7 @@ CLAIMS = {
     "camvid_gpu": TransferClaim(
         title="CamVid road scenes at 480x352, UPerNet",
         pretrain=[*_GPU, *_FOLDER[:2], "data.image_size=[360,480]", "data.batch_size=128", "epochs=1600"],
-        images=camvid_images,
+        images=images_of_camvid,
         settings=["+experiment=camvid", *_GPU, "neck.depth=1", *_GPU_SEGMENTER],
         arms=list(ARMS),
         root="images/<split>/*.jpg and labels/<split>/*.png",
