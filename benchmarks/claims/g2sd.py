@@ -214,8 +214,8 @@ def measure(runs: Runs, seed: int, arm: str, **found: Any) -> dict[str, dict[str
     settings += [f"teacher.weights={folder(runs, 'task_teacher', seed)}"] if taught else []
     trained = train(runs, runs.claim.task, arm, seed, [*runs.claim.settings, *settings], runs.root)
     metrics = scores(trained, runs)
-    if runs.claim.probe and not taught:
-        # a network's fresh weights are judged where it starts from scratch
+    if runs.claim.probe and not taught and (start or {MAE, MAE_SD} & set(runs.arms)):
+        # fresh weights are those with which the student's own pre-training starts
         source, untrained = (start, []) if start else ("mae", ["untrained=true"])
         target = folder(runs, source, seed)
         out = target / ("eval_untrained.json" if untrained else "eval.json")

@@ -158,6 +158,14 @@ def test_settings_of_every_arm_are_those_of_the_package(
             ],
         ),
         (
+            "g2sd",
+            "generated",
+            [
+                *("distill_0", "from_scratch_0", "from_scratch__sd_0", "gd_0", "gd__sd__g2sd__0", "mae_0"),
+                *("own_mae_0", "own_mae__sd_0", "task_teacher_0", "teacher_0"),
+            ],
+        ),
+        (
             "beyond_masking",
             "cifar10_gpu",
             [
@@ -310,6 +318,31 @@ def test_untrained_network_is_judged_beside_the_first_arm(
         "zoomed-in (a) above untrained in the mean": False,
         "every spatial task above every style task in the mean": False,
     }
+
+
+def test_students_start_and_learn_as_their_arms_say(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes
+) -> None:
+    def distilled_is_better(folder: str) -> dict[str, Any]:
+        gained = 5.0 * folder.startswith(("gd", "distill")) + 1.0 * ("sd" in folder) + 0.5 * folder.startswith("mae")
+        errors = {"top1_error": 50.0 - gained}
+        return {**errors, "loss": 0.1, "linear": errors, "knn": errors}
+
+    processes.metrics = distilled_is_better
+    _, result = run("g2sd", "generated", "--seeds", "4")
+    commands = {Path(settings[-1].partition("=")[2]).name: settings for entry, settings in processes.commands}
+    of_start = [
+        [s for s in commands[name] if s.startswith(("init=", "teacher."))] for name in ("gd_4", "gd__sd__g2sd__4")
+    ]
+    assert [[Path(setting).name for setting in settings] for settings in of_start] == [
+        ["distill_4"],
+        ["distill_4", "task_teacher_4"],
+    ]
+    assert any(Path(setting).name == "teacher_4" for setting in commands["distill_4"])
+    assert sum("untrained=true" in settings for _, settings in processes.commands) == 1
+    assert result["distillation_loss"] == {"distill": [0.1]}
+    assert result["checks"]["GD, SD (G2SD): above from scratch, SD"] is True
+    assert result["checks"]["linear probe: GD above own MAE above fresh weights"] is False  # the last two are alike
 
 
 def test_arms_are_a_choice(
