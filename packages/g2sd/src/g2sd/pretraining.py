@@ -67,7 +67,7 @@ def build_teacher(config: Any) -> FrozenTeacher:
         teacher = load_teacher(
             options.weights, config.target_block, size, options.name, random_decoder=options.random_decoder
         )
-    return FrozenTeacher(teacher, options.precision)
+    return FrozenTeacher(teacher, str(options.precision))
 
 
 def build_student(
