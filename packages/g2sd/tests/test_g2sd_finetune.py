@@ -77,8 +77,8 @@ def test_the_loss_of_a_step_is_that_of_the_recipe(runs: dict[str, Path], tmp_pat
     truth = -(soft * F.log_softmax(answer if kind in ("none", "nkd") else answer[0], 1)).sum(1).mean()
     expected = {
         "none": lambda: truth,
-        "hard": lambda: hard_distillation_loss(*answer, soft, theirs, 0.3),
-        "soft": lambda: soft_distillation_loss(*answer, soft, theirs, 0.3, 2.0),
+        "hard": lambda: hard_distillation_loss(answer[0], answer[1], soft, theirs, 0.3),
+        "soft": lambda: soft_distillation_loss(answer[0], answer[1], soft, theirs, 0.3, 2.0),
         "nkd": lambda: 0.7 * truth + 0.3 * NKDLoss(2.0, 1.5)(answer, theirs, soft),
     }[kind]()
     assert losses(tmp_path)[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)

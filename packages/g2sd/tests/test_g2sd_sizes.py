@@ -32,7 +32,7 @@ def gigamacs(model: nn.Module, run: Callable[[], Any]) -> float:
     """Multiplications with addition of a forward pass, in thousand millions: matrix products and convolutions."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # the counter sees no fused attention on this device
+            module.fused_attn = False  # type: ignore[assignment]  # the counter sees no fused attention on this device
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         run()
@@ -140,7 +140,8 @@ def test_every_name_builds(name: str) -> None:
     model: MaskedAutoencoder = built(lambda: mae_model(name))
     size = MODELS[name]
     assert (model.encoder.embed_dim, len(model.encoder.blocks)) == (size["embed_dim"], size["depth"])
-    assert model.encoder.blocks[0].attn.num_heads == size["num_heads"]
+    block: Any = model.encoder.blocks[0]
+    assert block.attn.num_heads == size["num_heads"]
     assert (model.decoder.pos_embed.shape[2], len(model.decoder.blocks)) == (size["decoder_dim"], size["decoder_depth"])
     assert {key: value for key, value in size.items() if not key.startswith("decoder_")} == encoder_options(name)
 
