@@ -103,11 +103,8 @@ def comparison(output: Path, seeds: Sequence[int]) -> Table:
 
     rows = [(start, task, *line(f"{name}_{kind}")) for name, start in STARTS.items() for kind, task in TASKS.items()]
     rows.append(("the teacher", "labels", *line("task_teacher")))
-    return Table(
-        "The same student, the same labelled pictures, the same steps",
-        ("start", "learns from", "% correct", "of each seed"),
-        rows,
-    )
+    head = ("start", "learns from", "% correct", "of each seed")
+    return Table("The same student, the same labelled pictures, the same steps", head, rows)
 
 
 def show(table: Table) -> None:
@@ -131,13 +128,14 @@ def write_figure(output: Path, seed: int) -> Path:
     from vireo.data.image_sets import normalization
     from vireo.report import as_picture, grid, write_picture
 
-    from .pretraining import build_loader, load_finished, pretraining_set
+    from .pretraining import build_loader, pretraining_set
 
-    teacher, config = load_finished(folder_of(output, "teacher", seed))
-    student, settings = load_finished(folder_of(output, "distill", seed))
+    teacher, config = _finished(folder_of(output, "teacher", seed))
+    student, settings = _finished(folder_of(output, "distill", seed))
     dataset = pretraining_set(config.data, train=False)
     here = {"device": torch.device("cpu"), "rank": 0, "world_size": 1, "seed": 0}
-    images, targets = next(iter(build_loader(dataset, config, teacher, train=False, **here).batches(0)))
+    loader: Any = build_loader(dataset, config, teacher, train=False, **here)
+    images, targets = next(iter(loader.batches(0)))
     images, keys = images[:PICTURES], targets["key"][:PICTURES]
     noise = counter_uniform(keys, "mask", teacher.num_patches)
     shown = {"original": images, **teacher.reconstruct(images, noise)}
@@ -153,6 +151,22 @@ def write_figure(output: Path, seed: int) -> Path:
     write_picture(folder_of(output, f"{BEST[0]}_{BEST[1]}", seed) / "gallery" / "recovery.png", sheet)
     write_picture(output / "picture.png", sheet)
     return output / "picture.png"
+
+
+def _finished(folder: Path) -> tuple[Any, Any]:
+    """The whole network of a pre-training or distillation, in evaluation mode, and its configuration."""
+    from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
+    from vireo.engine.finished import final_weights
+
+    from .load import config_and_kind
+    from .pretraining import build_mae, build_student
+
+    config, kind = config_and_kind(folder)
+    path = final_weights(folder)
+    state = state_dict_in(read(path), str(path))
+    network = build_mae(config) if kind == "pretraining" else build_student(config, state=state)
+    fit_state_dict(network, state, str(path))
+    return network.eval(), config
 
 
 def recovered_by_student(teacher: Any, student: Any, images: Any, noise: Any, target_block: int) -> Any:
