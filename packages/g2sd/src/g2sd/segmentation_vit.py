@@ -127,7 +127,7 @@ class SegmentationViT(nn.Module):
         self.grid_size: tuple[int, int] = (sides[0] // patch_size, sides[1] // patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(position_table("sincos_2d", self.grid_size, embed_dim, 1))
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(BiasedBlock(embed_dim, num_heads, self.grid_size, rate) for rate in rates)
         index = gen_relative_position_index(self.grid_size, class_token=True)
         self.register_buffer("relative_position_index", index, persistent=False)
