@@ -9,7 +9,7 @@ import torch
 
 from vireo.data import GeneratedShapes
 from vireo.data.random import seeded
-from vireo.detection import RandomWindow
+from vireo.detection import LargeScaleJitter, RandomWindow
 from vireo.detection.transforms import crop
 from vireo.errors import InputError
 
@@ -66,3 +66,36 @@ def test_a_window_without_objects() -> None:
 def test_no_probability() -> None:
     with pytest.raises(InputError, match="no probability"):
         RandomWindow(1.5)
+
+
+def test_jitter_scales_the_long_side() -> None:
+    image, target = sample()
+    transform, sides = LargeScaleJitter(100, (0.1, 2.0)), []
+    for key in range(60):
+        with seeded(key):
+            cut, moved = transform(image, target)
+        assert moved["size"] == tuple(cut.shape[-2:])
+        assert max(moved["size"]) <= 100
+        sides.append(max(moved["size"]))
+        counts = {len(moved[name]) for name in ("boxes", "labels", "ids", "iscrowd", "area", "masks")}
+        assert len(counts) == 1
+        for mask, (x1, y1, x2, y2) in zip(moved["masks"], moved["boxes"].long().tolist()):
+            assert mask[y1:y2, x1:x2].sum() == mask.sum() > 0  # drawn around what is seen
+            assert mask[y1:y2, [x1, x2 - 1]].any(0).all()
+            assert mask[[y1, y2 - 1], x1:x2].any(1).all()
+    assert 20 < sum(side == 100 for side in sides) < 42  # about half are cut
+    assert min(sides) < 25
+
+
+def test_jitter_without_masks() -> None:
+    image, target = sample()
+    del target["masks"]
+    _, moved = LargeScaleJitter(60, (0.5, 0.5))(image, target)
+    assert moved["size"] == (20, 30)
+    assert torch.allclose(moved["boxes"], target["boxes"] / 4)
+
+
+def test_jitter_by_what_is_no_factor() -> None:
+    for scales in ((0.0, 1.0), (2.0, 1.0)):
+        with pytest.raises(InputError, match="no two rising factors"):
+            LargeScaleJitter(100, scales)

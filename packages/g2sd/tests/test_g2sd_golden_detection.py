@@ -11,23 +11,28 @@ from g2sd_golden import (
     FORWARD,
     GRADIENT_NORM,
     LOSS,
+    TABLE,
     close,
     fill_state_dict,
     filled,
     keys,
     load,
+    load_json,
     load_names,
     sampled,
     tensor,
 )
+from hydra import compose, initialize_config_module
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
+from g2sd.detection import detection_groups
 from g2sd.detector import DetectionTeacher, DistilledDetector, vitdet_rcnn
 from g2sd.imitation import ObjectnessWeightedImitation
 from g2sd.official_detector import from_official, official_name, to_official
 from g2sd.teacher import FrozenTeacher
 from g2sd.vitdet import ViTDet
+from vireo.engine import build_schedule
 
 SCORES = 1e-3  # of boxes and masks: absolute
 STUDENT = "mask_rcnn_vitdet_s_student"
@@ -65,7 +70,7 @@ def test_imitation() -> None:
         sampled(case, name, x.grad, GRADIENT_NORM, 1e-7)
 
 
-def network(state: dict[str, Tensor] | None = None, **sizes: int) -> DistilledDetector:
+def network(state: dict[str, Tensor] | None = None, **sizes: Any) -> DistilledDetector:
     """The reference network at 256 pixels, without drop path; the teacher's without imitation."""
     with torch.device("meta"):
         body = ViTDet(256, **sizes)
@@ -100,7 +105,7 @@ def test_names_and_shapes(student: DistilledDetector) -> None:
 def test_detector(student: DistilledDetector) -> None:
     case = load("maskrcnn_vitdet_s256")
     detector = student.detector
-    batch, sizes, _ = student.prepare(images(), None)
+    batch, sizes, _ = student.prepare(images())
     sampled(case, "preprocessed", batch)
     sampled(case, "vit_last_feat", detector.backbone.body(batch))
     maps = detector.backbone(batch)
@@ -177,7 +182,7 @@ def test_training(exhaustive: DistilledDetector, monkeypatch: pytest.MonkeyPatch
         }
         for i in range(2)
     ]
-    batch, sizes, _ = student.prepare(images(), None)
+    batch, sizes, _ = student.prepare(images())
 
     teacher = network(embed_dim=768, num_heads=12)
     answer = FrozenTeacher(DetectionTeacher(teacher.detector))(batch)
@@ -201,3 +206,25 @@ def test_training(exhaustive: DistilledDetector, monkeypatch: pytest.MonkeyPatch
     for name, gradient in found.items():
         assert gradient is not None, name
         close(gradient.norm(), norms[name], GRADIENT_NORM, 1e-7)
+
+
+def test_schedule() -> None:
+    """184,375 steps, taken as one epoch."""
+    case = load("det_lr_sched")
+    with initialize_config_module("g2sd.conf", version_base="1.3"):
+        optim = compose("detect", ["+experiment=coco_sd_small"]).optim
+    schedule = build_schedule(
+        "multistep", epochs=1, steps_per_epoch=184_375, warmup_steps=optim.warmup_steps, milestones=optim.milestones
+    )
+    close(torch.tensor([schedule(int(i)) for i in case["iters"]], dtype=torch.float64), case["multiplier"], TABLE, 1e-9)
+
+
+def test_parameter_groups(student: DistilledDetector) -> None:
+    names = {id(p): official_name(name) for name, p in student.named_parameters()}
+    groups = detection_groups(student, lr=1.0, layer_decay=0.7, weight_decay=0.05)
+    found = {names[id(p)]: [group["lr"], group["weight_decay"]] for group in groups for p in group["params"]}
+    expected = load_json("mask_rcnn_vitdet_s.param_groups")
+    assert found.keys() == expected.keys()
+    for name, rule in expected.items():
+        assert found[name] == pytest.approx(rule, rel=1e-6), name
+    assert groups[0]["lr"] == 1.0

@@ -7,7 +7,7 @@ distances over fixed normalisers, weights have no rows for the background, masks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -262,12 +262,14 @@ class DistilledDetector(nn.Module):
         super().__init__()
         self.detector, self.imitation = detector, imitation
 
-    def prepare(self, images: list[Tensor], targets: Targets) -> tuple[Tensor, list[tuple[int, int]], Targets]:
+    def prepare(
+        self, images: list[Tensor], targets: Targets | None = None
+    ) -> tuple[Tensor, list[tuple[int, int]], Targets]:
         """A batch as student and teacher see it: normalised images ``(B, 3, S, S)``, their sizes without padding, and
-        the targets in their pixels.
+        the targets in their pixels, if there are any.
         """
         batch, moved = self.detector.transform(images, targets)
-        return batch.tensors, batch.image_sizes, cast(Targets, moved)
+        return batch.tensors, batch.image_sizes, moved or []
 
     def forward(
         self,
@@ -319,8 +321,12 @@ def require_pair(teacher: DetectionTeacher, student: FasterRCNN, classes: Sequen
         what = f"the teacher's maps have strides of {theirs.strides}, the student's of {own.strides}"
         raise InputError(what, where, "use patches of the same size")
     if teacher.classes is not None and teacher.classes != tuple(classes):
-        what = f"the teacher detects {', '.join(teacher.classes[:5])} ..., the data have {', '.join(classes[:5])} ..."
+        what = f"the teacher detects {_listed(teacher.classes)}, the data have {_listed(classes)}"
         raise InputError(what, where, "use a teacher that was trained on these data")
     if teacher.num_classes != len(classes):
         what = f"the teacher detects {teacher.num_classes} classes, the data have {len(classes)}"
         raise InputError(what, where, "use a teacher that was trained on these data")
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

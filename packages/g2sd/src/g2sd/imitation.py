@@ -94,7 +94,7 @@ class ObjectnessWeightedImitation(nn.Module):
         ):
             probability = judged.float().sigmoid()
             weight = probability.amax(1)  # (B, H, W)
-            total = weight.sum()
+            total = weight.sum().clamp(min=torch.finfo(torch.float32).tiny)  # of a teacher that sees nothing
             distance = (theirs.float() - own.float()).square().sum(1)
             entropy = F.binary_cross_entropy_with_logits(logits.float(), probability, reduction="none").sum(1)
             of_features.append((weight * distance).sum() / total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,10 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from vireo.backbones.vit import ViTFeatures
 from vireo.detection.roi_align import AlignedRoIAlign
+from vireo.errors import InputError
 
 ROI_LEVELS = ("0", "1", "2", "3")  # regions are pooled from the four finest maps
+_OF_TRANSFORM = ("size_divisible", "fixed_size", "_skip_resize")
 Norm = Callable[[int], nn.Module]
 
 
@@ -69,7 +72,14 @@ def rcnn(
         short_side: of an image in pixels; of several, training draws one and evaluation takes the last.
         long_side: at most.
         **options: of torchvision's classes, e.g. ``box_score_thresh``.
+
+    Raises:
+        InputError: an option that they do not have.
     """
+    known = {*inspect.signature(MaskRCNN).parameters, *_OF_TRANSFORM} - {"kwargs"}
+    if unknown := sorted(options.keys() - known):  # torchvision drops them without a word
+        remedy = "use the arguments of torchvision's MaskRCNN"
+        raise InputError(f"has no argument {', '.join(unknown)}", "detector", remedy)
     channels, strides = backbone.out_channels, backbone.strides
     hidden = 4 * channels if hidden is None else hidden
     anchors = AnchorGenerator(tuple((8 * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))

@@ -86,9 +86,10 @@ class LargeScaleJitter:
 
 def boxes_of_masks(target: Target) -> Target:
     """``boxes`` drawn around the masks, and what belongs to them, without those whose mask is empty."""
-    kept = target["masks"].flatten(1).any(1)
+    masks = target["masks"] > 0
+    kept = masks.flatten(1).any(1)
     moved = {**target, **{field: target[field][kept] for field in _PER_BOX if field in target}}
-    masks = moved["masks"] > 0
+    masks = masks[kept]
     if len(masks):
         sides = []
         for seen in (masks.any(1), masks.any(2)):  # columns, rows
