@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 COMPARISONS = {
     "beyond_masking": ("beyond_masking_step", "beyond_masking_loader"),
     "fgc": ("fgc_losses", "fgc_latency"),
+    "g2sd": ("g2sd_step",),
     "itpn": ("itpn_step",),
     "ssd_det": ("coco_eval", "loader", "ssd_det_step"),
 }
