@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
+from vireo.engine.checkpoint import save_weights
 from vireo.engine.finished import (
     changed_data,
     class_name,
     final_weights,
     initial_weights,
+    load_finished,
     read_classes,
     read_config,
     require_classes,
@@ -92,3 +97,34 @@ def test_changes_of_the_data() -> None:
         InputError, match=r"^data\.split: the run's data \(data=coco\) has no such setting. it has format"
     ):
         change(split="val")
+
+
+def build(config: Any, classes: int) -> nn.Linear:
+    return nn.Linear(config.model.width, classes)
+
+
+def test_the_network_of_a_run(tmp_path: Path) -> None:
+    save_classes(tmp_path, ["a", "b"])
+    content = {"model": {"width": None}, "data": {}, "head": {}, "seed": 3}
+    OmegaConf.save(OmegaConf.create(content), tmp_path / "config.yaml")
+    trained = nn.Linear(5, 2)
+    save_weights(trained.state_dict(), tmp_path / "model.safetensors")
+
+    def complete(config: DictConfig, state: Any) -> None:
+        config.model.width = state["weight"].shape[1]
+
+    network, config, classes = load_finished(tmp_path, "x-train", "head", build, complete=complete)
+    assert torch.equal(network.weight, trained.weight)
+    assert (network.training, config.model.width, classes) == (False, 5, ("a", "b"))
+
+    content["model"] = {"width": 4}
+    OmegaConf.save(OmegaConf.create(content), tmp_path / "config.yaml")
+    with pytest.raises(InputError, match="does not fit"):
+        load_finished(tmp_path, "x-train", "head", build)
+    with pytest.raises(InputError, match="it has no body"):
+        load_finished(tmp_path, "x-train", "body", build)
+    first, second = (load_finished(tmp_path, "x-train", "head", build, untrained=True)[0] for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
+    save_weights(first.state_dict(), tmp_path / "other.safetensors")
+    given, _, _ = load_finished(tmp_path, "x-train", "head", build, tmp_path / "other.safetensors")
+    assert torch.equal(given.weight, first.weight)
