@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from g2sd.segmentation import build_segmenter, load_segmenter, load_start, windows_of
+from g2sd.segmenter import Segmenter
 from vireo.engine.checkpoint import save_weights
 from vireo.errors import InputError
 from vireo.testing.runs import differing, logged, losses, read
@@ -71,6 +72,7 @@ def test_loading_a_run(finished: Path) -> None:
     best, _, _ = load_segmenter(finished, finished / "checkpoints/best.pt")
     assert torch.equal(best(images), model(images))
     assert not torch.equal(fresh(images), model(images))
+    assert torch.equal(Segmenter.from_pretrained(finished)(images), model(images))
     assert windows_of(config) == {"window": (32, 32), "stride": (21, 21)}
 
 

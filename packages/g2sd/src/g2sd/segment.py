@@ -3,7 +3,7 @@
 g2sd-segment                                                                # from scratch, generated shapes, CPU
 g2sd-segment init=outputs/distill                                           # encoder of generic distillation
 g2sd-segment init=outputs/distill teacher.weights=outputs/segment_teacher   # and specific distillation
-g2sd-segment +experiment=camvid_sd init=outputs/camvid_distill data.root=/data/camvid
+g2sd-segment +experiment=camvid_sd data.root=/data/camvid                   # taught by outputs/camvid_teacher
 g2sd-segment +experiment=ade20k_sd_small init=ViT_Sm_GD.pth data.root=/data/ADEChallengeData2016
 torchrun --nproc-per-node 8 -m g2sd.segment ...                             # several processes
 """
