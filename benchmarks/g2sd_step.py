@@ -1,4 +1,4 @@
-"""Steps of generic distillation, MAE ViT-B to ViT-S, against a plain implementation with the same weights.
+"""Steps of generic distillation, MAE ViT-B to ViT-S and ViT-Ti, against a plain implementation with the same weights.
 
     python benchmarks/g2sd_step.py          # CPU: batch 8 at 224, and the teacher's share of the step
     python benchmarks/g2sd_step.py --gpu    # also speed, utilisation and memory on a CUDA device, bfloat16
@@ -164,16 +164,14 @@ def step_of(
     return step
 
 
-def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
-    """MAE ViT-B to ViT-S at 224."""
-    torch.manual_seed(0)
-    whole, student = mae_model("mae_vit_base_patch16"), GenericStudent(**model_options("mae_vit_small_patch16"))
+def compare(size: str, whole: MaskedAutoencoder, batch: int, rounds: int) -> dict[str, Any]:
+    """All sides on one batch, which start from the same weights and lose the same."""
+    student = GenericStudent(**model_options(size))
     images, noise = torch.randn(batch, 3, 224, 224), torch.rand(batch, 196)
-    plain_teacher, plain_student = PlainAutoencoder(whole), PlainAutoencoder(student)
-    needed = PlainAutoencoder(whole)
+    teacher = FrozenTeacher(MAETeacher.of(whole, TARGET_BLOCK), "32")
+    plain_teacher, needed, plain_student = PlainAutoencoder(whole), PlainAutoencoder(whole), PlainAutoencoder(student)
     needed.decoder_blocks = needed.decoder_blocks[:TARGET_BLOCK]
     del needed.decoder_pred
-    teacher = FrozenTeacher(MAETeacher.of(whole, TARGET_BLOCK), "32")
     ours = partial(our_loss, teacher, student, images, noise)
     plain, stopped = (partial(plain_loss, one, plain_student, images, noise) for one in (plain_teacher, needed))
     with torch.no_grad():
@@ -193,21 +191,31 @@ def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
         },
         rounds,
     )
-    quotient = {
-        name: median(a / b for a, b in zip(times[name], times["ours"])) for name in ("plain", "plain, needed blocks")
+    quotients = {name: median(a / b for a, b in zip(times[name], times["ours"])) for name in times}
+    return {
+        "ratio": round(quotients["plain"], 4),
+        "ratio to plain, needed blocks": round(quotients["plain, needed blocks"], 4),
+        "teacher_share": round(quotients["our teacher alone"], 4),
+        "losses": losses,
+        "seconds": {key: round(value, 4) for key, value in medians(times).items()},
     }
-    share = median(a / b for a, b in zip(times["our teacher alone"], times["ours"]))
-    name = "generic distillation, ViT-B to ViT-S"
+
+
+def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
+    """MAE ViT-B to both of the paper's students at 224."""
+    torch.manual_seed(0)
+    whole = mae_model("mae_vit_base_patch16")
+    small = compare("mae_vit_small_patch16", whole, batch, rounds)
+    tiny = compare("mae_vit_tiny_patch16", whole, batch, rounds)
     return {
         "ratios": [
-            ratio(name, "plain implementation", round(quotient["plain"], 4), 1.5, "min"),
-            ratio(name, "plain, needed blocks", round(quotient["plain, needed blocks"], 4), 1.2, "min"),
-            ratio("the teacher's share of the step", "the whole step", round(share, 4), 0.6, "max"),
+            ratio("generic distillation, ViT-B to ViT-S", "plain implementation", small["ratio"], 1.5, "min"),
+            ratio("generic distillation, ViT-B to ViT-Ti", "plain implementation", tiny["ratio"], 1.5, "min"),
+            ratio("the teacher's share, ViT-B to ViT-S", "the whole step", small["teacher_share"], 0.6, "max"),
         ],
         "threads": torch.get_num_threads(),
         "batch": batch,
-        "losses": losses,
-        "seconds": {key: round(value, 4) for key, value in medians(times).items()},
+        "runs": {"small": small, "tiny": tiny},
     }
 
 
