@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
     """One run of generic distillation in ``output_dir``; started again, it goes on where it stopped."""
     from vireo.engine import Run, plain, say_skipped, schedule_for, write_skipped
 
+    from .kinds import require_own_settings
     from .pretraining import (
         build_adamw,
         build_loader,
@@ -39,6 +40,7 @@ def main(config: DictConfig) -> None:
     )
     from .pretraining_report import write_distillation_report
 
+    require_own_settings(config, "distillation")  # before it leaves anything behind
     run = Run.of(config, monitor="loss" if config.eval_every else None, mode="min")
     run.launch()
     teacher = build_teacher(config)

@@ -23,6 +23,7 @@ def main(config: DictConfig) -> None:
     """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
     from vireo.engine import Run, plain, say_skipped, schedule_for, write_skipped
 
+    from .kinds import require_own_settings
     from .pretraining import (
         build_adamw,
         build_loader,
@@ -34,6 +35,7 @@ def main(config: DictConfig) -> None:
     )
     from .pretraining_report import write_gallery, write_pretraining_report
 
+    require_own_settings(config, "pretraining")  # before it leaves anything behind
     run = Run.of(config, monitor="loss" if config.eval_every else None, mode="min")
     run.launch()
     network = build_mae(config)
