@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from g2sd_detect_runs import DETECT
 from g2sd_finetune_runs import STILL, call, done, evaluate, finetune, make_chain, without_reports
+from g2sd_segment_runs import SEGMENT
 from safetensors.torch import save_file
 
 from g2sd.classifier import DistilledVisionTransformer
@@ -18,6 +20,7 @@ from g2sd.load import load_run
 from g2sd.official import to_official
 from g2sd.sizes import encoder_options
 from vireo.engine.logs import flatten
+from vireo.errors import InputError
 from vireo.testing.runs import copy_of, read, weights, write_folders
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
@@ -41,6 +44,26 @@ def test_a_run_repeats_the_numbers_of_its_training(runs: dict[str, Path], name: 
     assert (written["kind"], written["protocol"]) == ("classifier", "classifier")
     assert flatten(written["metrics"]) == pytest.approx(flatten(trained))
     assert f"{written['metrics']['top1_accuracy']:.2f}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "name"), [("segment", "segmentation", "mIoU"), ("detect", "detection", "box_AP")]
+)
+def test_networks_of_other_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, kind: str, name: str
+) -> None:
+    """They repeat the numbers of their training as well; what judges images as a whole refuses them."""
+    monkeypatch.setattr(f"g2sd.{kind}.write_run_report", lambda *_, **__: None)
+    settings = {"segment": SEGMENT, "detect": [*DETECT, "gallery_images=0"]}[script]
+    done(call(script, *settings, "epochs=1", "eval_every=1", f"output_dir={tmp_path}"))
+    outcome = done(call("eval", f"run={tmp_path}"))
+    written, trained = read(tmp_path / "eval.json"), read(tmp_path / "metrics.json")["metrics"]
+    assert written["kind"] == kind
+    assert flatten(written["metrics"]) == pytest.approx(flatten(trained), nan_ok=True)
+    assert f"{written['metrics'][name]:.4f}" in outcome.out
+    assert "has no such setting" in call("eval", f"run={tmp_path}", "data.train_per_class=3").mistake()
+    with pytest.raises(InputError, match=f"is a run of g2sd-{script}"):
+        load_run(tmp_path)
 
 
 def test_frozen_features(runs: dict[str, Path]) -> None:
