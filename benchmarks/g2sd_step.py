@@ -40,8 +40,11 @@ from g2sd.teacher import FrozenTeacher, MAETeacher
 from vireo.engine.optim import compile_blocks
 
 H100_BF16 = 989e12  # dense bfloat16 operations a second that NVIDIA states for H100 and H200 SXM
-TARGET_BLOCK = 4
 MASK_RATIO = 0.75
+CPU_TEACHER: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 5, "num_heads": 4}
+CPU_TEACHER |= {"decoder_dim": 64, "decoder_depth": 3, "decoder_heads": 4}
+CPU_STUDENT: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 3}
+CPU_STUDENT |= {"decoder_dim": 48, "decoder_depth": 2, "decoder_heads": 3}
 Step = Callable[[], object]
 
 
@@ -127,10 +130,12 @@ class PlainAutoencoder(nn.Module):
         return outputs
 
 
-def plain_loss(teacher: PlainAutoencoder, student: PlainAutoencoder, images: Tensor, noise: Tensor) -> Tensor:
+def plain_loss(
+    teacher: PlainAutoencoder, student: PlainAutoencoder, images: Tensor, noise: Tensor, target_block: int = 4
+) -> Tensor:
     """The loss of generic distillation."""
     with torch.no_grad():
-        target = teacher(images, noise)[TARGET_BLOCK - 1]
+        target = teacher(images, noise)[target_block - 1]
         target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
     prediction = student.decoderfeature_pred(student(images, noise)[-1])
     return F.smooth_l1_loss(prediction, target, beta=2.0)
@@ -164,16 +169,20 @@ def step_of(
     return step
 
 
-def compare(size: str, whole: MaskedAutoencoder, batch: int, rounds: int) -> dict[str, Any]:
+def compare(
+    whole: MaskedAutoencoder, student: GenericStudent, batch: int, rounds: int, target_block: int = 4
+) -> dict[str, Any]:
     """All sides on one batch, which start from the same weights and lose the same."""
-    student = GenericStudent(**model_options(size))
-    images, noise = torch.randn(batch, 3, 224, 224), torch.rand(batch, 196)
-    teacher = FrozenTeacher(MAETeacher.of(whole, TARGET_BLOCK), "32")
+    side = whole.encoder.patch_embed.img_size[0]
+    images, noise = torch.randn(batch, 3, side, side), torch.rand(batch, whole.num_patches)
+    teacher = FrozenTeacher(MAETeacher.of(whole, target_block), "32")
     plain_teacher, needed, plain_student = PlainAutoencoder(whole), PlainAutoencoder(whole), PlainAutoencoder(student)
-    needed.decoder_blocks = needed.decoder_blocks[:TARGET_BLOCK]
+    needed.decoder_blocks = needed.decoder_blocks[:target_block]
     del needed.decoder_pred
     ours = partial(our_loss, teacher, student, images, noise)
-    plain, stopped = (partial(plain_loss, one, plain_student, images, noise) for one in (plain_teacher, needed))
+    plain, stopped = (
+        partial(plain_loss, one, plain_student, images, noise, target_block) for one in (plain_teacher, needed)
+    )
     with torch.no_grad():
         losses = [loss().item() for loss in (ours, plain, stopped)]
     assert max(losses) - min(losses) <= 1e-5 * losses[0], f"they lose {losses}"
@@ -197,26 +206,28 @@ def compare(size: str, whole: MaskedAutoencoder, batch: int, rounds: int) -> dic
         "ratio to plain, needed blocks": round(quotients["plain, needed blocks"], 4),
         "teacher_share": round(quotients["our teacher alone"], 4),
         "losses": losses,
+        "batch": batch,
         "seconds": {key: round(value, 4) for key, value in medians(times).items()},
     }
 
 
 def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
-    """MAE ViT-B to both of the paper's students at 224."""
+    """MAE ViT-B to both of the paper's students at 224, and the small networks of 64 patches that suit a CPU."""
     torch.manual_seed(0)
     whole = mae_model("mae_vit_base_patch16")
-    small = compare("mae_vit_small_patch16", whole, batch, rounds)
-    tiny = compare("mae_vit_tiny_patch16", whole, batch, rounds)
-    return {
-        "ratios": [
-            ratio("generic distillation, ViT-B to ViT-S", "plain implementation", small["ratio"], 1.5, "min"),
-            ratio("generic distillation, ViT-B to ViT-Ti", "plain implementation", tiny["ratio"], 1.5, "min"),
-            ratio("the teacher's share, ViT-B to ViT-S", "the whole step", small["teacher_share"], 0.6, "max"),
-        ],
-        "threads": torch.get_num_threads(),
-        "batch": batch,
-        "runs": {"small": small, "tiny": tiny},
+    runs = {
+        name: compare(whole, GenericStudent(**model_options(f"mae_vit_{name}_patch16")), batch, rounds)
+        for name in ("small", "tiny")
     }
+    teacher, student = MaskedAutoencoder(**CPU_TEACHER), GenericStudent(**CPU_STUDENT, teacher_dim=64)
+    runs["demo"] = compare(teacher, student, 16 * batch, 2 * rounds, 2)
+    words = {"small": "ViT-B to ViT-S", "tiny": "ViT-B to ViT-Ti", "demo": "small networks, 64 patches"}
+    rows = [
+        ratio(f"generic distillation, {words[name]}", "plain implementation", run["ratio"], 1.5, "min")
+        for name, run in runs.items()
+    ]
+    share = ratio("the teacher's share, ViT-B to ViT-S", "the whole step", runs["small"]["teacher_share"], 0.6, "max")
+    return {"ratios": [*rows, share], "threads": torch.get_num_threads(), "runs": runs}
 
 
 def speed_of(step: Step, images: int, flops: float, rounds: int) -> dict[str, float]:
@@ -251,7 +262,7 @@ def measure_gpu(rounds: int) -> dict[str, Any]:
     student = GenericStudent(**model_options("mae_vit_small_patch16")).cuda()
     images, noise = torch.randn(256, 3, 224, 224, device="cuda"), torch.rand(256, 196, device="cuda")
     plain = partial(plain_loss, PlainAutoencoder(whole).cuda(), PlainAutoencoder(student).cuda(), images, noise)
-    teacher = FrozenTeacher(MAETeacher.of(whole, TARGET_BLOCK))
+    teacher = FrozenTeacher(MAETeacher.of(whole))
     flops = flops_of(lambda: our_loss(teacher, student, images[:8], noise[:8]).backward()) * 32
     trained = [value for value in plain.args[1].parameters() if value.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=_Optim.lr, betas=_Optim.betas, weight_decay=_Optim.weight_decay)
