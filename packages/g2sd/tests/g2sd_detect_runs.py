@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from g2sd.detector import DistilledDetector, vitdet_rcnn
+from g2sd.detector import vitdet_rcnn
+from g2sd.distilled_detector import DistilledDetector
 from g2sd.imitation import ObjectnessWeightedImitation
 from g2sd.vitdet import ViTDet
 from vireo.testing import Outcome, call_script

@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from g2sd.detection import build_detector, detection_groups, load_detector
-from g2sd.detector import ExactAnchors, PyramidAnswer
+from g2sd.detector import ExactAnchors
+from g2sd.distilled_detector import PyramidAnswer
 from g2sd.imitation import ObjectnessWeightedImitation
 from g2sd.mae import build_encoder
 from g2sd.official_detector import to_official

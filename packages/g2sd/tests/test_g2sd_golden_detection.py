@@ -27,7 +27,8 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from g2sd.detection import detection_groups
-from g2sd.detector import DetectionTeacher, DistilledDetector, vitdet_rcnn
+from g2sd.detector import vitdet_rcnn
+from g2sd.distilled_detector import DetectionTeacher, DistilledDetector
 from g2sd.imitation import ObjectnessWeightedImitation
 from g2sd.official_detector import from_official, official_name, to_official
 from g2sd.teacher import FrozenTeacher

@@ -14,7 +14,7 @@ from g2sd_detect_runs import tiny_detector
 from torch import Tensor
 
 from g2sd.detection import load_teacher
-from g2sd.detector import DetectionTeacher, DistilledDetector, require_pair
+from g2sd.distilled_detector import DetectionTeacher, DistilledDetector, require_pair
 from g2sd.official_detector import detector_of, from_official, official_name, own_name, read_detector, to_official
 from vireo.engine.checkpoint import save_weights
 from vireo.errors import InputError

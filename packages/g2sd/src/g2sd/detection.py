@@ -20,7 +20,8 @@ from vireo.errors import InputError
 from vireo.report import write_run_report
 
 from .build import encoder_of
-from .detector import DetectionTeacher, DistilledDetector, require_pair, vitdet_rcnn
+from .detector import vitdet_rcnn
+from .distilled_detector import DetectionTeacher, DistilledDetector, require_pair
 from .imitation import ObjectnessWeightedImitation
 from .official import load_encoder
 from .official_detector import detector_of, read_detector

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from vireo.engine.checkpoint import fit_state_dict
 
-from .detector import CHANNELS, PyramidAnswer
+from .detector import CHANNELS
+from .distilled_detector import PyramidAnswer
 from .imitation import ObjectnessWeightedImitation
 from .official import load_encoder
 from .official_detector import official_name, read_detector

@@ -18,7 +18,8 @@ from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
 from vireo.engine.finished import initial_weights
 from vireo.errors import InputError
 
-from .detector import DistilledDetector, vitdet_rcnn
+from .detector import vitdet_rcnn
+from .distilled_detector import DistilledDetector
 from .vitdet import ViTDet
 
 # The beginnings of names, ours and theirs; the longest that fits counts, the rest of a name stays.
@@ -63,7 +64,7 @@ _CONVERT = (
 
 
 def official_name(key: str) -> str:
-    """The authors' name of a parameter of :class:`~g2sd.detector.DistilledDetector`.
+    """The authors' name of a parameter of :class:`~g2sd.distilled_detector.DistilledDetector`.
 
     Raises:
         KeyError: it has none.
@@ -91,7 +92,7 @@ def to_official(model: FasterRCNN | DistilledDetector) -> dict[str, Tensor]:
 
 
 def from_official(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """A state dict in the authors' names under those of :class:`~g2sd.detector.DistilledDetector`.
+    """A state dict in the authors' names under those of :class:`~g2sd.distilled_detector.DistilledDetector`.
 
     Raises:
         InputError: names that are none of such a detector's.
@@ -113,7 +114,7 @@ def from_official(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def read_detector(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights of a detector, under the names of :class:`~g2sd.detector.DistilledDetector`.
+    """The weights of a detector, under the names of :class:`~g2sd.distilled_detector.DistilledDetector`.
 
     Args:
         path: folder of a run of ``g2sd-detect``, or a file, of such a run or in the authors' layout.
