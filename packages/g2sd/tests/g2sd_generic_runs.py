@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 from vireo.testing import Outcome, call_script
 from vireo.testing.runs import write_folders
@@ -18,21 +20,23 @@ PRETRAIN = [*TEACHER, *SMALL, "gallery_images=0"]
 DISTILL = [*STUDENT, *SMALL]
 
 
-def call(script: str, *arguments: object) -> Outcome:
-    """Run ``g2sd-<script>`` in this process."""
-    return call_script(f"g2sd.{script}", *arguments)
+def call(script: str, *arguments: object, report: bool = False) -> Outcome:
+    """Run ``g2sd-<script>`` in this process; its page, which takes longer than the run, only if it is asked for."""
+    with nullcontext() if report else mock.patch("g2sd.pretraining_report.write_run_report"):
+        return call_script(f"g2sd.{script}", *arguments)
 
 
-def pretrain(folder: Path, *arguments: object, data: list[str] = DATA) -> Path:
+def pretrain(folder: Path, *arguments: object, data: list[str] = DATA, report: bool = False) -> Path:
     """A run of ``g2sd-pretrain`` in ``folder`` that must end well; returns the folder."""
-    outcome = call("pretrain", *data, *PRETRAIN, f"output_dir={folder}", *arguments)
+    outcome = call("pretrain", *data, *PRETRAIN, f"output_dir={folder}", *arguments, report=report)
     assert outcome.status == 0, outcome.err
     return folder
 
 
-def distill(folder: Path, teacher: Path, *arguments: object, data: list[str] = DATA) -> Outcome:
+def distill(folder: Path, teacher: Path, *arguments: object, data: list[str] = DATA, report: bool = False) -> Outcome:
     """A run of ``g2sd-distill`` in ``folder`` that must end well."""
-    outcome = call("distill", *data, *DISTILL, f"output_dir={folder}", f"teacher.weights={teacher}", *arguments)
+    where = [f"output_dir={folder}", f"teacher.weights={teacher}"]
+    outcome = call("distill", *data, *DISTILL, *where, *arguments, report=report)
     assert outcome.status == 0, outcome.err
     return outcome
 

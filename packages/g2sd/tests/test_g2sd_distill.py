@@ -27,7 +27,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_student_learns(teacher: Path, tmp_path: Path) -> None:
-    outcome = distill(tmp_path / "run", teacher, "epochs=8", "+paper_metrics.loss=0.02")
+    outcome = distill(tmp_path / "run", teacher, "epochs=8", "+paper_metrics.loss=0.02", report=True)
     assert "target: block 2 of 3 is inside" in outcome.out + outcome.err
     steps = losses(tmp_path / "run")
     assert len(steps) == 32

@@ -21,7 +21,8 @@ DECODER = {"decoder_dim": 24, "decoder_depth": 3, "decoder_heads": 2}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(tmp_path_factory.mktemp("run"), "epochs=6", "gallery_images=3", "+paper_metrics.loss=0.4")
+    folder = tmp_path_factory.mktemp("run")
+    return pretrain(folder, "epochs=6", "gallery_images=3", "+paper_metrics.loss=0.4", report=True)
 
 
 def test_pixels(run: Path) -> None:
@@ -47,7 +48,7 @@ def test_going_on_from_another_run_or_a_checkpoint(run: Path, tmp_path: Path) ->
     assert torch.equal(larger["decoder.embed.weight"], weights(run)["decoder.embed.weight"])
 
 
-def test_raw_pixels_and_compressed_shapes(tmp_path: Path) -> None:
+def test_raw_pixels_of_shapes(tmp_path: Path) -> None:
     """Pictures of the segmentation set, raw pixels, gradient checkpointing."""
     data = ["data=shapes", "data.train_images=32", "data.val_images=8", "data.image_size=[20,20]"]
     data.append("data.object_size=[6,10]")
