@@ -60,6 +60,8 @@ def main(config: DictConfig) -> None:
         distillation.to(run.device)
     if config.compile:
         compile_blocks(network, BLOCKS)
+        if distillation is not None:
+            compile_blocks(distillation.teacher, BLOCKS)
 
     for epoch in run.epochs():
         for images, targets in run.batches(loader):
