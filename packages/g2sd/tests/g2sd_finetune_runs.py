@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,15 @@ def evaluate(folder: Path, *arguments: object) -> dict[str, Any]:
     return metrics
 
 
-def make_chain(root: Path) -> dict[str, Path]:
+def make_chain(factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of runs of one epoch: ``pretrain`` of a teacher, ``teacher`` that classifies, ``distill`` from the one,
-    ``classifier`` from both.
+    ``classifier`` from both. All test modules share them, and leave them as they are.
     """
+    return _make_chain(factory.getbasetemp() / "chain")
+
+
+@cache
+def _make_chain(root: Path) -> dict[str, Path]:
     runs = {name: root / name for name in ("pretrain", "teacher", "distill", "classifier")}
     common = [*DATA, *STEPS, "epochs=1"]
     quiet = ["eval_every=0", *common]

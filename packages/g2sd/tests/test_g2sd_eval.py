@@ -34,7 +34,7 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a run of each kind for images as a whole."""
-    return make_chain(tmp_path_factory.mktemp("chain"))
+    return make_chain(tmp_path_factory)
 
 
 @pytest.mark.parametrize("name", ["classifier", "teacher"])
@@ -72,9 +72,10 @@ def test_frozen_features(runs: dict[str, Path]) -> None:
     for found in both.values():
         assert found["top1_accuracy"] == pytest.approx(100 - found["top1_error"])
     assert evaluate(runs["distill"], "protocol=knn") == {"knn": both["knn"]}
-    assert len({json.dumps(evaluate(runs["distill"], f"features={of}")) for of in ("cls", "mean", "mean_max")}) == 3
+    names = ("cls", "mean", "mean_max")
+    assert len({json.dumps(evaluate(runs["distill"], "protocol=knn", "k=3", f"features={of}")) for of in names}) > 1
     assert evaluate(runs["pretrain"], "protocol=knn", "data.train_per_class=5").keys() == {"knn"}
-    assert evaluate(runs["classifier"], "protocol=linear").keys() == {"linear"}
+    assert evaluate(runs["classifier"], "protocol=knn").keys() == {"knn"}
 
 
 def test_features_are_those_of_the_normalised_tokens(runs: dict[str, Path]) -> None:
@@ -101,18 +102,19 @@ def test_untrained_is_the_start_of_the_run(runs: dict[str, Path], tmp_path: Path
     outcome = done(call("eval", f"run={tmp_path}", "untrained=true"))
     assert "(untrained)" in outcome.out
     assert read(tmp_path / "eval_untrained.json")["metrics"] == trained
-    fresh_encoder, trained_encoder = evaluate(runs["distill"], "untrained=true"), evaluate(runs["distill"])
-    assert fresh_encoder != trained_encoder
+    encoders = [load_run(runs["distill"], untrained=untrained).network.state_dict() for untrained in (True, False)]
+    assert not torch.equal(*(state["blocks.0.attn.qkv.weight"] for state in encoders))
 
 
 @pytest.mark.parametrize("name", ["pretrain", "distill", "teacher", "classifier"])
 def test_weights_in_the_authors_layout_and_of_a_checkpoint(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
-    expected = evaluate(runs[name], "k=5")
+    protocol = "protocol=knn" if name in ("pretrain", "distill") else "protocol=auto"
+    expected = evaluate(runs[name], protocol)
     torch.save({"model": to_official(load_run(runs[name]).network)}, tmp_path / "theirs.pth")
-    assert evaluate(runs[name], "k=5", f"weights={tmp_path}/theirs.pth") == expected
+    assert evaluate(runs[name], protocol, f"weights={tmp_path}/theirs.pth") == expected
     newest = sorted((runs[name] / "checkpoints").glob("step_*.pt"))[-1]
     if name != "classifier":  # whose final weights are averages
-        assert evaluate(runs[name], "k=5", f"weights={newest}") == expected
+        assert evaluate(runs[name], protocol, f"weights={newest}") == expected
 
 
 def test_a_released_classifier_without_a_run(tmp_path: Path) -> None:

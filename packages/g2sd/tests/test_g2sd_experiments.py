@@ -25,7 +25,7 @@ FOLDER = Path(conf.__path__[0]) / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CONFIGS = {script.removeprefix("g2sd-"): kind for kind, script in SCRIPTS.items()}
 ONE_OF_EACH: tuple[str, ...] = ("mae_small_300", "gd_small", "sd_small", "ade20k_sd_small", "coco_sd_small")
-ONE_OF_EACH += ("bccd", "camvid_sd", "demo_mae", "demo_distill", "demo_finetune")
+ONE_OF_EACH += ("demo_mae", "demo_finetune")
 
 # size, epochs, rate for 256 images, least rate, layer decay, drop path, kind of distillation, number in the report
 CLASSIFIERS: dict[str, tuple[Any, ...]] = {

@@ -20,7 +20,7 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_chain(tmp_path_factory.mktemp("chain"))
+    return make_chain(tmp_path_factory)
 
 
 def message_of(runs: dict[str, Path], tmp_path: Path, *arguments: str) -> str:

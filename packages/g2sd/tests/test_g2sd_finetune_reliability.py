@@ -35,7 +35,7 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Settings of a student of both stages."""
-    runs = make_chain(tmp_path_factory.mktemp("chain"))
+    runs = make_chain(tmp_path_factory)
     return [f"init={runs['distill']}", f"teacher.weights={runs['teacher']}"]
 
 
