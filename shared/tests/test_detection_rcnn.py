@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from vireo.detection import AlignedRoIAlign, rcnn
+from vireo.errors import InputError
 
 
 class Pyramid(nn.Module):
@@ -68,3 +69,9 @@ def test_images_without_regions() -> None:
     assert pooled.shape == (0, 1, 7, 7)
     pooled.sum().backward()
     assert all(x.grad is not None for x in maps.values())
+
+
+def test_misspelt_options() -> None:
+    """torchvision itself would say nothing."""
+    with pytest.raises(InputError, match="has no argument box_score_treshold"):
+        rcnn(Pyramid(), 3, box_score_treshold=0.1)

@@ -71,7 +71,7 @@ def test_without_a_teacher(teacher: Path) -> None:
 def test_stopped_run_goes_on_to_the_same_weights(finished: Path, teacher: Path, tmp_path: Path) -> None:
     """From inside the first epoch: what was drawn for its regions is not drawn again."""
     folder = tmp_path / "run"
-    every = ["run.checkpoint_every=3", "run.keep_last=9", f"teacher.weights={teacher}"]
+    every = ["run.checkpoint_every=3", "run.keep_last=9", "gallery_images=0", f"teacher.weights={teacher}"]
     done(folder, *every)
     first, *later = sorted((folder / "checkpoints").glob("step_*.pt"))
     assert int(first.stem.removeprefix("step_")) == 3
