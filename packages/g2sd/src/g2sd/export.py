@@ -53,7 +53,7 @@ def export_encoder(source: str, out: str) -> str:
     from vireo.errors import InputError
 
     from .identify import groups_of, identify
-    from .official import encoder_of, read_state
+    from .layouts import encoder_of, read_state
 
     if not out.endswith(".safetensors"):
         raise InputError("no .safetensors file", out, "give a name with that ending")

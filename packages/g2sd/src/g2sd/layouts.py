@@ -6,12 +6,15 @@ Hugging Face's ViTMAE, with queries, keys and values apart.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from vireo.engine.checkpoint import read, state_dict_in
+from vireo.engine.finished import initial_weights
 from vireo.errors import InputError
 
 State = dict[str, Tensor]
@@ -29,6 +32,7 @@ _OURS = {  # ours to the authors', the first that fits
 }
 _THEIRS = {theirs: ours for ours, theirs in _OURS.items() if theirs}
 
+_ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.", "fc_norm.")
 _HF_PREFIX = re.compile(r"^(?:vit\.|decoder\.(?=decoder_|mask_token))")
 _HF_LAYER = re.compile(r"^(encoder\.layer|decoder_layers)\.(\d+)\.(.+)\.(weight|bias)$")
 _HF_IN_LAYER = {
@@ -45,6 +49,16 @@ _HF_FIRST = {
     "layernorm.": "norm.",
 }
 _QUERY = "attention.attention.query"
+
+
+def read_state(path: str | os.PathLike[str]) -> State:
+    """The state dict of a run's folder or of a file of any layout, under the authors' names.
+
+    Raises:
+        InputError: no such file, one that cannot be read or would execute code, or no encoder in it.
+    """
+    file = initial_weights(path)
+    return to_authors(state_dict_in(read(file), str(file)), str(file))
 
 
 def to_authors(state: Mapping[str, Tensor], where: str) -> State:
@@ -65,6 +79,11 @@ def to_authors(state: Mapping[str, Tensor], where: str) -> State:
             what = "holds a detector or segmenter, no encoder of a masked autoencoder"
         raise InputError(what, where, "give a checkpoint of MAE, of the authors of G2SD, or of one of our runs")
     return dict(state)
+
+
+def encoder_of(state: Mapping[str, Tensor]) -> State:
+    """The entries of the encoder in a state dict under the authors' names."""
+    return {key: value for key, value in state.items() if key.startswith(_ENCODER)}
 
 
 def to_ours(state: Mapping[str, Tensor]) -> State:

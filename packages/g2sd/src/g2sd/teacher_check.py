@@ -23,9 +23,9 @@ from vireo.engine.checkpoint import fit_state_dict
 from vireo.errors import InputError
 
 from .identify import Identity, identify
-from .layouts import State, to_ours
+from .layouts import State, encoder_of, read_state, to_ours
 from .mae import MASK_RATIO, MaskedAutoencoder
-from .official import RELEASED, encoder_of, load_teacher, read_state, require_target, teacher_options
+from .official_teacher import RELEASED, load_teacher, require_target, teacher_options
 
 IMAGES = 8  # that a check looks at
 _NEEDED = ("decoder_norm.weight", "decoder_pred.weight", "mask_token")  # beside the blocks, to predict pixels
@@ -121,7 +121,7 @@ def check_teacher(
         data: configuration, for mean and deviation of the images; None: ImageNet's.
 
     Raises:
-        InputError: it cannot be used; see :func:`~g2sd.official.load_teacher`.
+        InputError: it cannot be used; see :func:`~g2sd.load_teacher`.
     """
     where, state = str(weights), read_state(weights)
     options = teacher_options(state, weights, name)
