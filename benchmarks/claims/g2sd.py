@@ -100,8 +100,8 @@ _GPU_LABELLED += ["epochs=60", "eval_every=60"]
 _FOLDER = ["data=folder", "data.val_split=val", "data.batch_size=32", "data.eval_batch_size=32", "data.workers=0"]
 _FOLDER += ["epochs=100", "eval_every=100", "optim.warmup_epochs=5"]
 _CAMVID = ["model.img_size=128", "model.patch_size=16"]
-_BCCD = ["model.img_size=160", "model.patch_size=8"]
-_LARGE = ["model=cpu_teacher", "model.embed_dim=192", "model.depth=6", "model.num_heads=6"]
+_BCCD = ["model.img_size=128", "model.patch_size=8"]
+_LARGE = ["model=cpu_teacher", "model.embed_dim=128", "model.num_heads=4"]
 _LITTLE = ["model=cpu_student", "model.embed_dim=64", "model.depth=4", "model.num_heads=4"]
 CLAIMS = {
     "generated": DistillationClaim(
@@ -145,7 +145,7 @@ CLAIMS = {
     ),
     "camvid": DistillationClaim(
         title="CamVid road scenes at 171x128, UPerNet",
-        teacher=[*_FOLDER, "data.image_size=[144,192]", *_CAMVID, *_LARGE, *_QUIET],
+        teacher=[*_FOLDER, "data.image_size=[144,192]", *_CAMVID, *_LARGE, "model.depth=5", *_QUIET],
         mae=[*_FOLDER, "data.image_size=[144,192]", *_CAMVID, *_LITTLE, *_QUIET],
         distill=[*_FOLDER, "data.image_size=[144,192]", *_CAMVID, *_LITTLE],
         fresh_teacher=True,
@@ -159,7 +159,7 @@ CLAIMS = {
     ),
     "bccd": DistillationClaim(
         title="Blood cells at 214x160, Faster R-CNN over ViTDet",
-        teacher=[*_FOLDER, "data.image_size=[160,214]", *_BCCD, *_LARGE, "model.depth=8", *_QUIET],
+        teacher=[*_FOLDER, "data.image_size=[160,214]", *_BCCD, *_LARGE, "model.depth=6", *_QUIET],
         mae=[*_FOLDER, "data.image_size=[160,214]", *_BCCD, *_LITTLE, "model.num_heads=2", *_QUIET],
         distill=[*_FOLDER, "data.image_size=[160,214]", *_BCCD, *_LITTLE, "model.num_heads=2"],
         fresh_teacher=True,
