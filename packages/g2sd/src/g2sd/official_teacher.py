@@ -53,9 +53,21 @@ def load_teacher(
         InputError: an unreadable file, an encoder without a decoder, too few decoder blocks, other sizes than those of
             ``name``, or entries that are missing or misshaped.
     """
-    where = str(weights)
-    state = read_state(weights)
-    options = teacher_options(state, weights, name, random_decoder, **sizes)
+    return teacher_in(read_state(weights), weights, target_block, img_size, name, random_decoder, **sizes)
+
+
+def teacher_in(
+    state: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    target_block: int = TARGET_BLOCK,
+    img_size: int | None = None,
+    name: str | None = None,
+    random_decoder: bool = False,
+    **sizes: Any,
+) -> MAETeacher:
+    """The same of a state dict that was read from ``path`` by :func:`~g2sd.layouts.read_state`."""
+    where = str(path)
+    options = teacher_options(state, path, name, random_decoder, **sizes)
     require_target(options, target_block, where, random_decoder)
     positions = state["pos_embed"], options["img_size"] // options["patch_size"]
     teacher = MAETeacher(

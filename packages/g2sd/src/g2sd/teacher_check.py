@@ -25,7 +25,7 @@ from vireo.errors import InputError
 from .identify import Identity, identify
 from .layouts import State, encoder_of, read_state, to_ours
 from .mae import MASK_RATIO, MaskedAutoencoder
-from .official_teacher import RELEASED, load_teacher, require_target, teacher_options
+from .official_teacher import RELEASED, require_target, teacher_in, teacher_options
 
 IMAGES = 8  # that a check looks at
 _NEEDED = ("decoder_norm.weight", "decoder_pred.weight", "mask_token")  # beside the blocks, to predict pixels
@@ -127,7 +127,7 @@ def check_teacher(
     options = teacher_options(state, weights, name)
     block = options["decoder_depth"] if target_block is None else target_block
     require_target(options, block, where)
-    load_teacher(weights, block, name=name)
+    teacher_in(state, weights, block, name=name)
     encoder = sum(value.numel() for value in encoder_of(state).values())
     decoder = sum(value.numel() for key, value in state.items() if key.startswith(("decoder_", "mask_token")))
     found, described = None, "drawn pictures" if dataset is None else "images of its data"
