@@ -124,11 +124,11 @@ def write_figure(output: Path, seed: int) -> Path:
     """
     import torch
 
-    from vireo.data import counter_uniform
+    from vireo.data import counter_uniform, pretraining_set
     from vireo.data.image_sets import normalization
     from vireo.report import as_picture, grid, write_picture
 
-    from .pretraining import build_loader, pretraining_set
+    from .pretraining import build_loader
 
     teacher, config = _finished(folder_of(output, "teacher", seed))
     student, settings = _finished(folder_of(output, "distill", seed))

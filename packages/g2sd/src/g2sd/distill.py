@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @entry_point("g2sd.conf", "distill")
 def main(config: DictConfig) -> None:
     """One run of generic distillation in ``output_dir``; started again, it goes on where it stopped."""
+    from vireo.data import pretraining_set
     from vireo.engine import Run, plain, say_skipped, schedule_for, write_skipped
 
     from .kinds import require_own_settings
@@ -36,7 +37,6 @@ def main(config: DictConfig) -> None:
         build_teacher,
         compile_transformer,
         load_start,
-        pretraining_set,
     )
     from .pretraining_report import write_distillation_report
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @entry_point("g2sd.conf", "pretrain")
 def main(config: DictConfig) -> None:
     """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
+    from vireo.data import pretraining_set
     from vireo.engine import Run, plain, say_skipped, schedule_for, write_skipped
 
     from .kinds import require_own_settings
@@ -31,7 +32,6 @@ def main(config: DictConfig) -> None:
         compile_transformer,
         load_start,
         mask_noise,
-        pretraining_set,
     )
     from .pretraining_report import write_gallery, write_pretraining_report
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
-from omegaconf import OmegaConf
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,12 +14,9 @@ from vireo.data import (
     ArrayLoader,
     ClassificationDataset,
     Loader,
-    SegmentationDataset,
     counter_uniform,
     pretraining_loader,
-    segmentation_set,
 )
-from vireo.data.image_sets import build_dataset
 from vireo.engine import plain
 from vireo.engine.checkpoint import fit_state_dict
 from vireo.engine.layer_decay import weight_decay_groups
@@ -169,33 +164,6 @@ def compile_transformer(*networks: nn.Module) -> None:
     """``torch.compile`` the transformer blocks of networks in place."""
     for network in networks:
         compile_blocks(network, Block)
-
-
-def pretraining_set(data: Any, *, train: bool) -> ClassificationDataset:
-    """One of the sets of a data configuration: every image, whatever its class; ``shapes`` are those of g2sd-segment.
-
-    Raises:
-        InputError: see :func:`vireo.data.image_sets.build_dataset`.
-    """
-    if data.format == "shapes":
-        return Pictures(segmentation_set(OmegaConf.merge(data, {"format": "generated"}), train=train))
-    return build_dataset(data, train=train, labels=False)
-
-
-class Pictures(ClassificationDataset):
-    """The images of a segmentation set, without their labels.
-
-    Args:
-        dataset: the set.
-    """
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        super().__init__(("picture",), np.zeros(len(dataset), np.int64))
-        self.dataset = dataset
-
-    def load_image(self, index: int) -> Tensor:
-        """``uint8 (3, H, W)`` RGB."""
-        return self.dataset.load_image(int(self.sources[index]))
 
 
 def build_loader(

@@ -34,6 +34,7 @@ class FrozenTeacher(nn.Module):
 
     def __init__(self, network: nn.Module, precision: str = "auto") -> None:
         super().__init__()
+        precision = str(precision)  # a command line makes a number of 32
         if precision not in PRECISIONS:
             remedy = f"use one of {', '.join(PRECISIONS)}"
             raise InputError(f"unknown precision {precision!r}", "teacher.precision", remedy)

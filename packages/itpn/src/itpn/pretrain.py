@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @entry_point("itpn.conf", "pretrain")
 def main(config: DictConfig) -> None:
     """One pre-training run in ``output_dir``; started again, it goes on where it stopped."""
+    from vireo.data import pretraining_set
     from vireo.engine import Run, plain, say_skipped, write_skipped
     from vireo.engine.optim import compile_blocks, schedule_for
 
@@ -35,7 +36,6 @@ def main(config: DictConfig) -> None:
         build_teacher,
         load_pretraining,
     )
-    from .pretraining_data import pretraining_set
     from .pretraining_report import write_gallery, write_pretraining_report
 
     run = Run.of(config, monitor="loss" if config.eval_every else None, mode="min")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from vireo.data import (
@@ -20,43 +19,14 @@ from vireo.data import (
     Compose,
     Loader,
     RandomResizedCrop,
-    SegmentationDataset,
-    segmentation_set,
     stack_classification,
 )
-from vireo.data.image_sets import build_dataset, normalization, require_batch
+from vireo.data.image_sets import normalization, require_batch
 from vireo.data.random import counter_uniform
 from vireo.errors import InputError
 
 Targets = dict[str, Any]
 _GREY = (0.299, 0.587, 0.114)
-
-
-def pretraining_set(data: Any, *, train: bool) -> ClassificationDataset:
-    """One of the sets of a data configuration: every image, whatever its class; ``shapes`` are those of itpn-segment.
-
-    Raises:
-        InputError: see :func:`vireo.data.image_sets.build_dataset`.
-    """
-    if data.format == "shapes":
-        return Pictures(segmentation_set(OmegaConf.merge(data, {"format": "generated"}), train=train))
-    return build_dataset(data, train=train, labels=False)
-
-
-class Pictures(ClassificationDataset):
-    """The images of a segmentation set, without their labels.
-
-    Args:
-        dataset: the set.
-    """
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        super().__init__(("picture",), np.zeros(len(dataset), np.int64))
-        self.dataset = dataset
-
-    def load_image(self, index: int) -> Tensor:
-        """``uint8 (3, H, W)`` RGB."""
-        return self.dataset.load_image(int(self.sources[index]))
 
 
 class BatchColorJitter:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from vireo.data.loader import DeviceResidentLoader as DeviceResidentLoader
     from vireo.data.loader import Loader as Loader
     from vireo.data.mixing import Mixing as Mixing
+    from vireo.data.pretraining_sets import pretraining_set as pretraining_set
     from vireo.data.random import batch_key as batch_key
     from vireo.data.random import counter_key as counter_key
     from vireo.data.random import counter_uniform as counter_uniform
