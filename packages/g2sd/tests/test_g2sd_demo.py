@@ -30,7 +30,7 @@ class Perfect:
 
 def test_states_of_a_perfect_student_give_the_teachers_picture() -> None:
     torch.manual_seed(0)
-    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    sizes: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
     teacher = MaskedAutoencoder(**sizes, decoder_dim=16, decoder_depth=3, decoder_heads=2).eval()
     images, noise = torch.randn(2, 3, 16, 16), torch.rand(2, 16)
     expected = teacher.reconstruct(images, noise)["prediction"]

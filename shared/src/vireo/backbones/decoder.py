@@ -63,8 +63,9 @@ class TokenDecoder(nn.Module):
                 for _ in range(depth)
             )
         )
-        self.norm = None if out_dim is None else norm(embed_dim)
-        self.head = None if out_dim is None else nn.Linear(embed_dim, out_dim)
+        # a norm and a linear layer, or None
+        self.norm: Any = None if out_dim is None else norm(embed_dim)
+        self.head: Any = None if out_dim is None else nn.Linear(embed_dim, out_dim)
         if qkv_bias == "qv":
             without_key_bias(self.blocks)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -81,7 +82,6 @@ class TokenDecoder(nn.Module):
             ``(B, N, out_dim)`` in image order, or ``(B, M, out_dim)`` in the order of ``ids``.
         """
         assert self.norm is not None, "this decoder has no norm and no head"
-        assert self.head is not None
         x = self.hidden(tokens, mask)[:, self.prefix_tokens :]
         if ids is not None:
             x = gather_tokens(x, ids)
