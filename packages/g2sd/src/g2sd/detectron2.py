@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vireo.detection.detectron2 import explain_missing
 from vireo.engine.checkpoint import fit_state_dict
 
 from .detector import CHANNELS
@@ -32,22 +33,13 @@ from .sizes import encoder_options
 from .teacher import FrozenTeacher
 from .vitdet import ViTDet, ViTDetPyramid
 
-INSTALL = (  # its build needs torch and setuptools in place, its model zoo pkg_resources, which setuptools 82 left out
-    "pip install 'setuptools<81' && pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833'"
-)
-
 try:
     from detectron2.config import CfgNode, LazyCall
     from detectron2.layers import ShapeSpec
     from detectron2.modeling import BACKBONE_REGISTRY, Backbone
     from detectron2.utils.events import get_event_storage
 except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "detectron2":
-        raise  # detectron2 is there and misses something of its own: say what
-    raise ImportError(
-        f"g2sd.detectron2 needs detectron2, which is not on the package index. Install it with: {INSTALL}"
-    ) from error
+    explain_missing("g2sd.detectron2", error)
 
 __all__ = [
     "DistilledRCNN",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from vireo.engine.cli import require_own
+from vireo.engine.cli import require_own_keys
 
 Kind = Literal["pretraining", "distillation", "classifier", "segmentation", "detection"]
 
@@ -32,5 +32,4 @@ def require_own_settings(config: Any, kind: Kind) -> None:
     Raises:
         InputError: the experiment is of another script.
     """
-    for other, keys in OWN_KEYS.items():
-        require_own(config, other != kind and any(key in config for key in keys), SCRIPTS[other])
+    require_own_keys(config, kind, OWN_KEYS, SCRIPTS)

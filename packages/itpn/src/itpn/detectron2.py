@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vireo.detection.detectron2 import explain_missing
 from vireo.errors import InputError
 
 from .features import iTPNFeatures
@@ -27,21 +28,12 @@ from .neck import PyramidNeck
 from .official import infer_fpn_depth, load_pyramid
 from .sizes import itpn_backbone
 
-INSTALL = (  # its build needs torch and setuptools in place, its model zoo pkg_resources, which setuptools 82 left out
-    "pip install 'setuptools<81' && pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833'"
-)
-
 try:
     from detectron2.config import CfgNode, LazyCall
     from detectron2.layers import ShapeSpec
     from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "detectron2":
-        raise  # detectron2 is there and misses something of its own: say what
-    raise ImportError(
-        f"itpn.detectron2 needs detectron2, which is not on the package index. Install it with: {INSTALL}"
-    ) from error
+    explain_missing("itpn.detectron2", error)
 
 __all__ = ["PyramidBackbone", "add_itpn_config", "build_itpn_backbone", "mask_rcnn", "pyramid_backbone"]
 

@@ -20,15 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vireo.detection.detectron2 import explain_missing
 from vireo.errors import InputError
 
 from .boxes import elementwise_iou
 from .refiner import BoxRefiner
-
-INSTALL = (  # its build needs torch and setuptools in place, its model zoo pkg_resources, which setuptools 82 left out
-    "pip install 'setuptools<81' && pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833'"
-)
 
 try:
     from detectron2.config import CfgNode, configurable
@@ -36,11 +32,7 @@ try:
     from detectron2.structures import Boxes, Instances
     from detectron2.utils.events import get_event_storage, has_event_storage
 except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "detectron2":
-        raise  # detectron2 is there and misses something of its own: say what
-    raise ImportError(
-        f"ssd_det.detectron2 needs detectron2, which is not on the package index. Install it with: {INSTALL}"
-    ) from error
+    explain_missing("ssd_det.detectron2", error)
 
 __all__ = ["SSDDetRCNN", "SSDDetROIHeads", "add_ssd_det_config", "build_refiner", "refine_targets"]
 

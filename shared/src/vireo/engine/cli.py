@@ -9,7 +9,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vireo.engine.folder import require_writable
@@ -91,6 +91,22 @@ def require_own(config: Any, foreign: bool, script: str) -> None:
         raise InputError(
             f"these are the settings of {script}", where, f"run {script}, or choose another +experiment=..."
         )
+
+
+def require_own_keys(config: Any, kind: str, own_keys: Mapping[str, Sequence[str]], scripts: Mapping[str, str]) -> None:
+    """Check that a configuration, with its experiment, is of one kind of runs only.
+
+    Args:
+        config: the run's configuration.
+        kind: that it should be of.
+        own_keys: of each kind, the keys that no other kind has.
+        scripts: that make the runs of each kind.
+
+    Raises:
+        InputError: it has keys of another kind.
+    """
+    for other, keys in own_keys.items():
+        require_own(config, other != kind and any(key in config for key in keys), scripts[other])
 
 
 def reporting(function: Callable[..., Any], *arguments: Any) -> Any:
