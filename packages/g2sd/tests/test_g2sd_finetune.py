@@ -217,9 +217,9 @@ def test_labels_of_other_views_are_refused(tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    """Colours that say the class: the error falls below 66.7 percent, chance."""
+    """Colours that say the class: the error falls far below 66.7 percent, chance (to 7 or less with seeds 0 to 2)."""
     easy = ["data.num_classes=3", "data.train_images=240", "data.val_images=90", "data.class_colours=true"]
-    finetune(tmp_path, *easy, "optim.lr=0.1", "epochs=8", "eval_every=8", "optim.layer_decay=1")
+    finetune(tmp_path, *easy, "optim.lr=0.03", "epochs=24", "eval_every=24", "optim.layer_decay=1")
     assert logged(tmp_path, "eval")[-1]["metrics"]["top1_error"] < 45
     assert "top5_error" not in logged(tmp_path, "eval")[-1]["metrics"]  # of three classes
 
