@@ -1,0 +1,81 @@
+"""The decoders: from maps to one map of logits in the size of the image (section 3.4 of the notes)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vireo.errors import InputError
+
+
+class SimpleFusionHead(nn.Module):
+    """Every map to one width; neighbours summed in the finer one's size; all concatenated in the finest size; two
+    convolutions.
+
+    Args:
+        in_channels: of the four maps of a ResNet, finest first, and, if there is a fifth, of the query map.
+        width: channels inside.
+        stride: pixels of the image between two places of the finest map.
+
+    Raises:
+        InputError: another number of maps.
+    """
+
+    def __init__(self, in_channels: Sequence[int], width: int = 256, stride: int = 4) -> None:
+        super().__init__()
+        if len(in_channels) not in (4, 5):
+            remedy = "give the four of a ResNet, and perhaps the query map"
+            raise InputError(f"{len(in_channels)} maps", type(self).__name__, remedy)
+        self.stride = stride
+        self.down = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
+        parts = len(in_channels) - 1
+        self.fuse = nn.Sequential(
+            nn.Conv2d(parts * width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.head = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps ``(B, C_i, H_i, W_i)`` to logits ``(B, 1, stride * H_0, stride * W_0)``."""
+        c0, c1, c2, c3, *query = (down(x) for down, x in zip(self.down, maps, strict=True))
+        # each sum takes its neighbour as it is, not the sum before it
+        parts = [*query, _resize(c3, c2) + c2, _resize(c2, c1) + c1]
+        fused = self.fuse(torch.cat([*(_resize(part, c0) for part in parts), _resize(c1, c0) + c0], 1))
+        return _enlarge(self.head(fused), self.stride)
+
+
+class QueryMapHead(nn.Module):
+    """Logits from the query map alone, the control without a ResNet: 1x1, 3x3 and 3x3 convolutions.
+
+    Args:
+        dim: channels of the map.
+        width: channels inside.
+        stride: pixels of the image between two of its places.
+    """
+
+    def __init__(self, dim: int, width: int = 256, stride: int = 16) -> None:
+        super().__init__()
+        self.stride = stride
+        self.down = nn.Conv2d(dim, width, 1)
+        self.fuse = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The map ``(B, D, h, w)``, the only one of the sequence, to logits ``(B, 1, stride * h, stride * w)``."""
+        (query_map,) = maps
+        return _enlarge(self.head(self.fuse(self.down(query_map))), self.stride)
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    """Bicubic with aligned corners, to the size of another map."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(x, size=like.shape[-2:], mode="bicubic", align_corners=True)
+
+
+def _enlarge(logits: Tensor, factor: int) -> Tensor:
+    """Bicubic, corners not aligned, by a factor."""
+    size = factor * logits.shape[-2], factor * logits.shape[-1]
+    return F.interpolate(logits, size=size, mode="bicubic", align_corners=False)
