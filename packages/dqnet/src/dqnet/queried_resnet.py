@@ -111,7 +111,7 @@ class QueriedResNet(nn.Module):
         if width != STEM_CHANNELS:
             _set_stem(self.trunk, width)
         if not stem_pool:
-            self.trunk.maxpool = nn.Identity()
+            self.trunk.maxpool = nn.Sequential()  # which does nothing
         stem = 4 if stem_pool else 2
         self.channels = tuple(width * block.expansion for width in widths)
         self.strides = (stem, 2 * stem, 4 * stem, 8 * stem)
