@@ -64,6 +64,18 @@ def beyond_masking_speed() -> str:
 
 
 @table
+def dqnet() -> str:
+    """Claims of DQnet."""
+    return claims("dqnet_")
+
+
+@table
+def dqnet_speed() -> str:
+    """Ratios of metrics, query and training step against their targets."""
+    return speed_of("speed_dqnet*.json")
+
+
+@table
 def g2sd() -> str:
     """Claims of G2SD."""
     return claims("g2sd_")

@@ -67,6 +67,7 @@ def some_metrics(folder: str) -> dict[str, Any]:
     value = float(seed_of(folder))
     blocks, error = {"7": value, "8": value}, {"top1_error": value}
     features = {"linear": error, "knn": error, "loss": value, "mIoU": value, "mAcc": value, "aAcc": value}
+    features |= dict.fromkeys(("wFmeasure", "IoU", "maxEm", "meanEm", "Smeasure", "MAE"), value)
     found = {"AP": value, "box_AP": value, "box_AP50": value, **error, **features}
     return {**found, "pruning": 0.55, "overlap": blocks, "purity": blocks}
 
@@ -157,6 +158,16 @@ def test_settings_of_every_arm_are_those_of_the_package(
                 *("from_scratch_0", "pretrain_0"),
             ],
         ),
+        (
+            "dqnet",
+            "generated",
+            [
+                *("dqnet_0", "dqnet__global_attention_0", "dqnet__summed_0", "resnet_0", "start_0", "transformer_0"),
+                *("transformer_and_resnet_0", "transformer_and_wider_resnet_0"),
+            ],
+        ),
+        ("dqnet", "scratch", ["dqnet_0", "resnet_0"]),
+        ("dqnet", "sod", ["dqnet_0", "start_0", "transformer_0", "transformer_and_resnet_0"]),
         (
             "g2sd",
             "generated",
@@ -318,6 +329,31 @@ def test_untrained_network_is_judged_beside_the_first_arm(
         "zoomed-in (a) above untrained in the mean": False,
         "every spatial task above every style task in the mean": False,
     }
+
+
+def test_arms_of_dqnet_start_with_one_transformer(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes
+) -> None:
+    def querying_is_better(folder: str) -> dict[str, Any]:
+        return some_metrics(folder) | {"wFmeasure": 0.52 if folder.startswith("dqnet") else 0.5}
+
+    processes.metrics = querying_is_better
+    _, result = run("dqnet", "generated", "--seeds", "4")
+    commands = {Path(settings[-1].partition("=")[2]).name: settings for _, settings in processes.commands}
+    starts = {
+        name: [Path(s).name if "=" in s else s for s in settings if s.startswith("init.")]
+        for name, settings in commands.items()
+    }
+    assert starts.pop("start_4") == []
+    assert starts.pop("resnet_4") == []
+    assert set(map(tuple, starts.values())) == {("start_4",)}
+    assert any(setting.startswith("init.model=") for setting in commands["transformer_4"])
+    assert any(setting.startswith("init.vit=") for setting in commands["dqnet_4"])
+    assert "model.resnet.width=24" in commands["transformer_and_wider_resnet_4"]
+    assert all("data.seed=4" in settings for settings in commands.values())
+    assert result["start"]["wFmeasure"] == [0.5]
+    assert len(result["checks"]) == 4
+    assert all(result["checks"].values())
 
 
 def test_students_start_and_learn_as_their_arms_say(
