@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vireo.engine.schedule import build_schedule, constant, cosine, linear, multistep, step, with_warmup
+from vireo.engine.schedule import build_schedule, constant, cosine, linear, multistep, poly, step, with_warmup
 from vireo.errors import InputError
 
 
@@ -61,6 +61,16 @@ def test_cosine_and_linear_begin_after_the_warmup() -> None:
     assert warm(110) == warm(1000) == pytest.approx(0.1)
     assert linear(20, start=10)(15) == pytest.approx(0.5)
     assert constant()(10**9) == 1.0
+
+
+def test_poly() -> None:
+    """torch's scheduler falls to 0 one step later, and has no other end."""
+    expected = torch_rates(lambda optimizer: torch.optim.lr_scheduler.PolynomialLR(optimizer, 49, power=0.9), 60)
+    assert [poly(50)(k) for k in range(60)] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert poly(50, final=0.1)(0) == 1.0
+    assert poly(50, final=0.1)(49) == poly(50, final=0.1)(10**6) == 0.1
+    assert poly(3, power=2, final=0.2)(1) == pytest.approx(0.2 + 0.8 * 0.25)
+    assert poly(1)(0) == 1.0
 
 
 def test_unknown_schedule_names_the_known() -> None:

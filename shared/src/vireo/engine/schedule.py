@@ -53,6 +53,18 @@ def linear(total_steps: int, start: int = 0, final: float = 0.0) -> Schedule:
     return factor
 
 
+def poly(total_steps: int, power: float = 0.9, final: float = 0.0) -> Schedule:
+    """``final + (1 - final) * (1 - i / (total_steps - 1)) ** power`` at step i: 1 at the first step and ``final`` at
+    the last, as in DeepLab and its successors; ``final`` behind it.
+    """
+
+    def factor(step: int) -> float:
+        left = 1.0 - min(max(step, 0) / max(1, total_steps - 1), 1.0)
+        return final + (1.0 - final) * left**power
+
+    return factor
+
+
 def with_warmup(schedule: Schedule, steps: int, start: float = 0.001) -> Schedule:
     """Multiply ``schedule`` by a line from ``start`` at step 0 to 1 at step ``steps`` (detection's 500 and 0.001)."""
     if steps <= 0:
