@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vireo.data.image_sets import require_batch
@@ -10,9 +11,12 @@ from vireo.errors import InputError
 
 from .camouflage import GeneratedCamouflage
 from .mask_dataset import MaskDataset
+from .mask_files import MaskFolders, pair_folders
 from .transforms import FlipRotate, StackImages
 
 FORMATS = ("camouflage", "folders", "cod")
+CHECKS = ("none", "headers", "full")
+TRAIN_SEED = 100  # added to that of a configuration: section 10 of the notes numbers the generators so
 
 
 def build_dataset(data: Any, *, train: bool) -> MaskDataset:
@@ -20,7 +24,8 @@ def build_dataset(data: Any, *, train: bool) -> MaskDataset:
 
     Args:
         data: ``format``; for ``camouflage`` ``train_images``, ``val_images``, ``image_size``, ``seed`` and
-            ``val_seed``.
+            ``val_seed``. For files ``root``, ``on_error`` and ``check_images``, and with ``folders`` also ``train`` and
+            ``val``, each with ``images``, ``masks`` and ``names`` relative to the root; with ``cod`` ``test_set``.
         train: which of the two.
 
     Raises:
@@ -28,8 +33,24 @@ def build_dataset(data: Any, *, train: bool) -> MaskDataset:
     """
     if data.format not in FORMATS:
         raise InputError(f"unknown format {data.format!r}", "data.format", f"use one of {', '.join(FORMATS)}")
-    count, seed = (data.train_images, data.seed) if train else (data.val_images, data.val_seed)
-    return GeneratedCamouflage(count, data.image_size, seed)
+    if data.format == "camouflage":
+        return _generated(data, train)
+    if data.root is None:
+        raise InputError("has no value", "data.root", "give the folder of the data with data.root=DIR")
+    if data.check_images not in CHECKS:
+        raise InputError(f"{data.check_images!r} is not a choice", "data.check_images", f"use {', '.join(CHECKS)}")
+    if data.format == "folders":
+        root, part = Path(data.root), data.train if train else data.val
+        names = None if part.names is None else root / part.names
+        pairs = pair_folders(root / part.images, root / part.masks, names=names, on_error=data.on_error)
+    else:
+        from .cod import cod_test, cod_train
+
+        pairs = cod_train(data.root, data.on_error) if train else cod_test(data.root, data.test_set, data.on_error)
+    dataset = MaskFolders(pairs, data.on_error)
+    if data.check_images != "none":
+        dataset.check_images(decode=data.check_images == "full")
+    return dataset
 
 
 def build_loader(dataset: MaskDataset, data: Any, image_size: int, *, train: bool, **here: Any) -> Loader:
@@ -57,3 +78,12 @@ def build_loader(dataset: MaskDataset, data: Any, image_size: int, *, train: boo
     require_batch(len(dataset), data.batch_size, train, "data.batch_size")
     transform = FlipRotate(data.flip, data.vertical_flip, data.rotate.p, data.rotate.limit)
     return Loader(dataset, batch_size=data.batch_size, shuffle=True, drop_last=True, transform=transform, **common)
+
+
+def _generated(data: Any, train: bool) -> GeneratedCamouflage:
+    seed = TRAIN_SEED + data.seed
+    if seed == data.val_seed:
+        what = f"training and evaluation pictures would be the same, those of seed {seed}"
+        raise InputError(what, "data.seed", f"use another than {data.seed}, or another data.val_seed")
+    count, seed = (data.train_images, seed) if train else (data.val_images, data.val_seed)
+    return GeneratedCamouflage(count, data.image_size, seed)
