@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -94,3 +95,22 @@ class DQnet(nn.Module, Pretrained):
         """
         logits: Tensor = self.head(self.maps(images))
         return logits
+
+    def load_mae(self, path: str | os.PathLike[str]) -> str:
+        """Start the transformer from an encoder of MAE, DINO or timm; see :func:`dqnet.weights.load_vit`."""
+        from .weights import load_vit
+
+        return load_vit(self.vit, path)
+
+    def load_resnet(self, path: str | os.PathLike[str]) -> str:
+        """Start the ResNet from a classifier of torchvision or timm; see :func:`dqnet.weights.load_resnet`."""
+        from .weights import load_resnet
+
+        return load_resnet(self.resnet, path)
+
+    @classmethod
+    def from_official(cls, source: str | os.PathLike[str] | Mapping[str, Any], **options: Any) -> DQnet:
+        """The network of the authors' checkpoint; see :func:`dqnet.official.from_official`."""
+        from .official import from_official
+
+        return from_official(source, **options)

@@ -75,6 +75,8 @@ class QueriedResNet(nn.Module):
         stem_pool: the maximum pooling after the stem; without it all maps are twice as fine.
 
     Attributes:
+        depth: as given.
+        standard: whether blocks and widths are those of the depth.
         strides, channels: of the four maps, finest first.
 
     Raises:
@@ -107,6 +109,7 @@ class QueriedResNet(nn.Module):
             )
         block: Any = Bottleneck if depth in BOTTLENECK_DEPTHS else BasicBlock
         widths = tuple(width * 2**i for i in range(4))
+        self.depth, self.standard = depth, number == blocks[depth] and width == STEM_CHANNELS
         self.trunk: Any = ResNet(block, number, num_classes=0, channels=widths)
         if width != STEM_CHANNELS:
             _set_stem(self.trunk, width)
@@ -152,7 +155,11 @@ def _set_stem(trunk: Any, channels: int) -> None:
     trunk.bn1 = nn.BatchNorm2d(channels)
     first = trunk.layer1[0]
     first.conv1 = _with_channels(first.conv1, in_channels=channels)
-    if first.downsample is not None:
+    if first.downsample is None:  # timm's stem had the width of the stage
+        width = trunk.feature_info[1]["num_chs"]
+        first.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        nn.init.kaiming_normal_(first.downsample[0].weight, mode="fan_out", nonlinearity="relu")
+    else:
         first.downsample[0] = _with_channels(first.downsample[0], in_channels=channels)
 
 
