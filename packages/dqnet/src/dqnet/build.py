@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.optim import AdamW
 
@@ -13,6 +13,8 @@ from vireo.errors import InputError
 
 from .groups import param_groups
 from .model import DQnet
+
+_Branch = TypeVar("_Branch")
 
 
 def build_network(config: Any) -> DQnet:
@@ -52,14 +54,18 @@ def load_start(network: DQnet, init: Any) -> list[str]:
             raise InputError(what, "init.model", "give init.model, or init.vit and init.resnet")
         return [load_model(network, init.model)]
     reports = []
-    for name, branch, load in (("vit", network.vit, load_vit), ("resnet", network.resnet, load_resnet)):
-        if init[name] is None:
-            continue
-        if branch is None:
-            what, remedy = f"the arm {network.arm} has no such branch", f"leave out init.{name}, or change model.arm"
-            raise InputError(what, f"init.{name}", remedy)
-        reports.append(load(branch, init[name]))  # type: ignore[operator] # each its own branch
+    if init.vit is not None:
+        reports.append(load_vit(_required(network.vit, "vit", network.arm), init.vit))
+    if init.resnet is not None:
+        reports.append(load_resnet(_required(network.resnet, "resnet", network.arm), init.resnet))
     return reports
+
+
+def _required(branch: _Branch | None, name: str, arm: str) -> _Branch:
+    if branch is None:
+        remedy = f"leave out init.{name}, or choose another model.arm"
+        raise InputError(f"the arm {arm} has no such branch", f"init.{name}", remedy)
+    return branch
 
 
 def build_optimizer(network: DQnet, optim: Any, *, fused: bool = True) -> AdamW:

@@ -60,7 +60,7 @@ def poly(total_steps: int, power: float = 0.9, final: float = 0.0) -> Schedule:
 
     def factor(step: int) -> float:
         left = 1.0 - min(max(step, 0) / max(1, total_steps - 1), 1.0)
-        return final + (1.0 - final) * left**power
+        return final + (1.0 - final) * math.pow(left, power)
 
     return factor
 
