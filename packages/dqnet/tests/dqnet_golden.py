@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dqnet import DQnet
+from dqnet import DQnet, RelationBasedQuery
 from dqnet.layouts import from_official_names, official_name
 from vireo.testing import fill_state_dict, tensor
 
@@ -46,16 +46,14 @@ def filled(seed: int) -> dict[str, Tensor]:
     return dict(_filled(seed))
 
 
-def filled_model(seed: int) -> DQnet:
+def filled_model(seed: int, drop_path_rate: float = 0.1) -> DQnet:
     """The published network with parameters filled under the authors' names, in evaluation mode."""
-    with torch.device("meta"):
-        model = DQnet(vit={"name": "vit_base_patch16", "drop_path_rate": 0.1})
-    model.to_empty(device="cpu")
-    for n, query in enumerate(model.resnet.queries if model.resnet and model.resnet.queries else ()):
-        del n
-        side = torch.arange(query.query.window)
-        query.query.rows.copy_(side[:, None] - side[None] + query.query.window - 1)
-    model.load_state_dict(from_official_names(filled(seed)))
+    with torch.device("meta"):  # nothing is drawn that is filled anyway
+        model = DQnet(vit={"name": "vit_base_patch16", "drop_path_rate": drop_path_rate})
+    model.load_state_dict(from_official_names(filled(seed)), assign=True)
+    for module in model.modules():
+        if isinstance(module, RelationBasedQuery):
+            module.rows = torch.arange(module.window)[:, None] - torch.arange(module.window) + module.window - 1
     return model.eval()
 
 
