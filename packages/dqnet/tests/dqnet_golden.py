@@ -59,7 +59,7 @@ def filled_model(seed: int, drop_path_rate: float = 0.1) -> DQnet:
 
 @torch.no_grad()
 def fill_module(module: nn.Module, prefix: str, seed: int, names: Any = None) -> nn.Module:
-    """Fill a part of the network by the authors' names of its parameters; ``prefix`` is ours, or theirs for ``names``."""
+    """Fill a part of the network by the authors' names; ``prefix`` is ours, or theirs with ``names=str``."""
     rename = names or official_name
     for name, value in module.state_dict().items():
         if value.is_floating_point():

@@ -1,0 +1,117 @@
+"""The query, the decoder, the loss and the positions against the numbers of the authors' code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from dqnet_golden import MODULE, close, fill_module, load, stats, thinned
+from torch import Tensor
+
+from dqnet import RelationBasedQuery, SimpleFusionHead, structure_loss, structure_losses
+from dqnet.losses import outline_weights
+from dqnet.official_extras import AuxiliaryHead, uncertainty_coefficient
+from dqnet.vit import resize_positions
+from vireo.testing import tensor
+
+LOSS, GRADIENT = 1e-6, 1e-9  # absolute
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "window", "heads", "side", "batch", "seed"),
+    [
+        ("rbq_768_g24_w10", 768, 10, 8, 24, 1, 0),
+        ("rbq_768_g20_w10", 768, 10, 8, 20, 1, 1),
+        ("rbq_64_g7_w5", 64, 5, 4, 7, 2, 2),
+        ("rbq_48_g12_w12", 48, 12, 3, 12, 2, 3),
+        ("rbq_48_g6_w10", 48, 10, 8, 6, 2, 4),
+    ],
+)
+def test_relation_based_query(name: str, dim: int, window: int, heads: int, side: int, batch: int, seed: int) -> None:
+    query, case = RelationBasedQuery(dim, window, heads), load(name)
+    fill_module(query, "rbq.", seed, str)
+    tokens = [tensor(f"input_{kind}", (batch, side**2, dim), seed).requires_grad_() for kind in ("query", "detail")]
+    maps = [part.transpose(1, 2).unflatten(2, (side, side)) for part in tokens]
+    fused = query(*maps)
+    (fused * tensor("input_weight", tuple(fused.shape), seed)).sum().backward()
+
+    channels, space = max(1, dim // 48), 1 if side <= 12 else 2
+    close(thinned(fused, channels, space), case["fused"], MODULE)
+    close(stats(fused), case["out_stats"], MODULE)
+    close(thinned(query.attend(*maps).sigmoid(), channels, space), case["gate"], MODULE)
+    for part, key in zip(tokens, ("grad_query", "grad_detail")):
+        assert part.grad is not None
+        close(part.grad[:, ::7, ::channels], case[key], MODULE, 1e-5)
+    for table, key in ((query.rel_pos_h, "grad_rel_h"), (query.rel_pos_w, "grad_rel_w")):
+        assert table.grad is not None
+        close(table.grad, case[key], MODULE, 1e-5)
+
+
+# oneDNN's 3x3 convolutions take a way that rounds more, here as much as the tolerance; torch's own do not
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@pytest.mark.parametrize(("name", "side", "batch", "seed"), [("head_g24", 24, 1, 0), ("head_g10", 10, 2, 1)])
+@torch.inference_mode()
+def test_decoder(name: str, side: int, batch: int, seed: int) -> None:
+    head, case = SimpleFusionHead((256, 512, 1024, 2048, 768)), load(name)
+    fill_module(head, "head.", seed)
+    sides = (4 * side, 2 * side, side, side // 2, side)
+    shapes = [(batch, channels, n, n) for channels, n in zip((256, 512, 1024, 2048, 768), sides)]
+    maps = [tensor(f"input_f{n}", shape, seed) for n, shape in enumerate(shapes)]
+    with torch.backends.mkldnn.flags(enabled=False):
+        logits = head(maps)
+    close(thinned(logits, 1, 2), case["logit"], MODULE)
+    close(stats(logits), case["logit_stats"], MODULE)
+
+
+def pooled_weights(masks: Tensor) -> Tensor:
+    return 1 + 5 * (F.avg_pool2d(masks, 31, 1, 15) - masks).abs()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "seed", "unit"),
+    [("structure_loss_hard", (3, 1, 96, 96), 0, 1), ("structure_loss_soft", (2, 1, 80, 80), 1, 255)],
+)
+def test_structure_loss(name: str, shape: tuple[int, ...], seed: int, unit: int) -> None:
+    case = load(name)
+    logits, masks = (2 * tensor("input_pred", shape, seed)).requires_grad_(), case["gt"].float() / unit
+    # the stored weights are of one 31x31 pool in float32, up to 9e-6 from the exact mean; two pools of 31 are nearer
+    close(thinned(pooled_weights(masks), 1, 2), case["weight"], LOSS)
+    close(outline_weights(masks), pooled_weights(masks.double()), 2e-6)
+    for kind, key, entropy in (("mean", "official", "bce_mean"), ("weighted", "intended", "wbce")):
+        losses = structure_losses(logits, masks, kind)  # type: ignore[arg-type] # mypy sees str
+        close(losses["loss_bce"], case[entropy].mean(), LOSS)
+        close(losses["loss_iou"], case["wiou"].mean(), LOSS)
+        loss = structure_loss(logits, masks, kind)  # type: ignore[arg-type]
+        close(loss, case[f"loss_{key}"], LOSS)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        close(thinned(gradient, 1, 2), case[f"grad_{key}"], GRADIENT)
+
+
+def test_positions() -> None:
+    case = load("pos_embed_14_to_24")
+
+    def on_grid(table: Tensor) -> Tensor:
+        side = round((table.shape[1] - 1) ** 0.5)
+        return table[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+
+    at_load = resize_positions(tensor("input_pos", (1, 197, 768), 0), (24, 24))
+    smaller, larger = resize_positions(at_load, (16, 16)), resize_positions(at_load, (32, 32))
+    for table in (at_load, smaller, larger):
+        close(table[:, 0, ::8], case["cls"], 0.0)
+    close(thinned(on_grid(at_load), 16), case["grid24"], MODULE)
+    close(thinned(on_grid(smaller), 16), case["grid16"], MODULE)
+    close(thinned(on_grid(larger), 16, 2), case["grid32"], MODULE)
+    assert resize_positions(at_load, (24, 24)) is at_load
+
+
+@torch.inference_mode()
+def test_parts_without_effect() -> None:
+    case = load("unused_parts")
+    head = fill_module(AuxiliaryHead(), "aux_head.", 0, str)
+    shapes = [(1, 64, 16, 16), (1, 256, 8, 8), (1, 512, 8, 8), (1, 1024, 4, 4)]
+    found = head([tensor(f"input_a{n}", shape, 0) for n, shape in enumerate(shapes)], 64)
+    for n in (0, 1, 3):
+        close(thinned(found[n], 1, 4), case[f"aux{n}"], MODULE)
+    for kind in ("linear", "cos"):
+        coefficients = [uncertainty_coefficient(n / 10, kind) for n in range(11)]
+        close(torch.tensor(coefficients, dtype=torch.float64), case[f"ual_{kind}"], 1e-12)
