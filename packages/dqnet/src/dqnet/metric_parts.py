@@ -6,6 +6,7 @@ each of its 256 levels, in four parts of the image: they take one pass over the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -37,14 +38,11 @@ def image_scores(pred: np.ndarray, mask: np.ndarray) -> ImageScores:
     Levels are stretched to [0, 1] first, as the field does, except for ``IoU``: that of ``pred >= 128``, and 1 where
     neither has foreground. A mask without foreground has wF and F 0, and E and S by the share of background found.
     """
-    foreground = cv2.threshold(mask, THRESHOLD, 1, cv2.THRESH_BINARY)[1]
-    row, column = _cut(foreground)
-    quarters = [
-        _counts(pred[rows, columns], foreground[rows, columns])
-        for rows in (slice(row), slice(row, None))
-        for columns in (slice(column), slice(column, None))
-    ]
-    parts = np.stack(quarters)  # (4, 2, 256): background and foreground pixels of each level
+    pred = np.ascontiguousarray(pred)
+    foreground = cv2.threshold(np.ascontiguousarray(mask), THRESHOLD, 1, cv2.THRESH_BINARY)[1]
+    quarters = _quarters(foreground)
+    # (4, 2, 256): background and foreground pixels of each level
+    parts = np.stack([_counts(pred[quarter], foreground[quarter]) for quarter in quarters])
     counts = parts.sum(0)
     levels = stretched(counts.sum(0))
     size, number = counts.sum(), counts[1].sum()
@@ -57,7 +55,7 @@ def image_scores(pred: np.ndarray, mask: np.ndarray) -> ImageScores:
     adaptive = counts[:, levels >= share].sum(1, keepdims=True)
     overlap, union = counts[1, 128:].sum(), counts[0, 128:].sum() + number
     return ImageScores(
-        Smeasure=_structure(parts, levels, pred, row, column),
+        Smeasure=_structure(parts, levels, pred, quarters),
         wFmeasure=weighted_f(levels, pred, foreground),
         MAE=float(mae),
         adpEm=float(_enhanced_alignment(adaptive, number, size)[0]),
@@ -84,22 +82,23 @@ def adaptive_threshold(counts: np.ndarray, levels: np.ndarray, pred: np.ndarray)
     return min(float(threshold), 1.0)
 
 
-def _cut(foreground: np.ndarray) -> tuple[int, int]:
-    """Where the image is cut in four: one place behind the foreground's centroid, or the image's centre without any."""
-    sides = []
+def _quarters(foreground: np.ndarray) -> list[tuple[slice, slice]]:
+    """The image cut in four, one place behind the foreground's centroid; without foreground, in the middle."""
+    cuts = []
     for axis in (1, 0):
-        sums = cv2.reduce(foreground, axis, cv2.REDUCE_SUM, dtype=cv2.CV_64F).ravel()
+        sums = cv2.reduce(foreground, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
         number, length = sums.sum(), len(sums)
-        sides.append(round(sums @ np.arange(length) / number) + 1 if number else round(length / 2))
-    return sides[0], sides[1]
+        cuts.append(round(sums @ np.arange(length) / number) + 1 if number else round(length / 2))
+    rows, columns = ((slice(cut), slice(cut, None)) for cut in cuts)
+    return [(row, column) for row in rows for column in columns]
 
 
 def _counts(pred: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """Pixels of the background and of the foreground of each level, float64 ``(2, 256)``."""
     if not pred.size:
         return np.zeros((2, 256))
-    joint = np.bincount((pred + (foreground.astype(np.uint16) << 8)).ravel(), minlength=512)
-    return joint.reshape(2, 256).astype(np.float64)
+    joint = cv2.calcHist([pred, foreground], [0, 1], None, [256, 2], [0, 256, 0, 2])
+    return joint.T.astype(np.float64)
 
 
 def _f_measure(found: np.ndarray, number: float) -> np.ndarray:
@@ -132,7 +131,9 @@ def _enhanced_alignment(found: np.ndarray, number: float, size: float) -> np.nda
     return values / (size - 1 + EPS)
 
 
-def _structure(parts: np.ndarray, levels: np.ndarray, pred: np.ndarray, row: int, column: int) -> float:
+def _structure(
+    parts: np.ndarray, levels: np.ndarray, pred: np.ndarray, quarters: Sequence[tuple[slice, slice]]
+) -> float:
     """S-measure. Parts of the image without pixels are left out: pysodmetrics has NaN there."""
     counts = parts.sum(0)
     size, number = counts.sum(), counts[1].sum()
@@ -144,9 +145,12 @@ def _structure(parts: np.ndarray, levels: np.ndarray, pred: np.ndarray, row: int
     share = number / size
     objects = share * _object(counts[1], levels) + (1 - share) * _object(counts[0], 1 - levels)
     regions = 0.0
-    for part in parts:
-        if part.any():
-            regions += part.sum() / size * _region(part, levels)
+    for part, quarter in zip(parts, quarters):
+        if np.count_nonzero(part) == 1:  # one level in foreground or background alone
+            similarity = _uniform(levels[pred][quarter])
+        else:
+            similarity = _region(part, levels) if part.any() else 0.0
+        regions += part.sum() / size * similarity
     return max(0.0, float(0.5 * objects + 0.5 * regions))
 
 
@@ -171,3 +175,11 @@ def _region(part: np.ndarray, levels: np.ndarray) -> float:
     if a != 0:
         return float(a / (b + EPS))
     return 1.0 if b == 0 else 0.0
+
+
+def _uniform(values: np.ndarray) -> float:
+    """The similarity of a part of one value to one of a mask: 1, or 0 where rounding moves the mean of equal values.
+
+    Only that makes scores of constant maps equal to pysodmetrics's, which computes the mean so.
+    """
+    return float(values.mean() == values[0, 0])

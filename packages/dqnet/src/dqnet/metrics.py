@@ -1,6 +1,6 @@
 """The metrics of the field over a data set (section 5.2 of the notes).
 
-Equal to pysodmetrics 1.6.2, which it takes its conventions from, wherever that is defined; see :mod:`dqnet.metric_parts`.
+Equal to pysodmetrics 1.6.2, whose conventions they take, wherever that is defined; see :mod:`dqnet.metric_parts`.
 """
 
 from __future__ import annotations

@@ -37,20 +37,19 @@ def weighted_f(levels: np.ndarray, pred: np.ndarray, foreground: np.ndarray) -> 
     number = cv2.countNonZero(foreground)
     if not number:
         return 0.0
-    # nothing outside of the box of foreground and non-zero pixels counts
-    x, y, width, height = cv2.boundingRect(np.maximum(foreground, _non_zero(levels)[pred]))
-    pred, foreground = (image[y : y + height, x : x + width] for image in (pred, foreground))
+    claimed = cv2.LUT(pred, (levels > 0).astype(np.uint8))
+    # nothing counts further than the window reaches from these and the foreground
+    x, y, width, height = cv2.boundingRect(cv2.bitwise_or(claimed, foreground))
+    box = np.s_[max(y - _REACH, 0) : y + height + _REACH, max(x - _REACH, 0) : x + width + _REACH]
+    pred, foreground, claimed = pred[box], foreground[box], claimed[box]
     distance = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     missed = _smoothed_misses(1 - levels, pred, foreground, distance)
-    wrong = np.flatnonzero(_non_zero(levels)[pred] > foreground)
-    false = levels[pred.ravel()[wrong]] @ _WEIGHTS[_squared(distance.ravel()[wrong])]
+    wrong = claimed > foreground
+    # no dot product: BLAS would start threads of its own
+    false = (levels[pred[wrong]] * _WEIGHTS[_squared(distance[wrong])]).sum()
     recall = 1 - missed / number
     precision = (number - missed) / (number - missed + false + EPS)
     return float(2 * recall * precision / (recall + precision + EPS))
-
-
-def _non_zero(levels: np.ndarray) -> np.ndarray:
-    return (levels > 0).astype(np.uint8)
 
 
 def _squared(distance: np.ndarray) -> np.ndarray:
@@ -68,13 +67,15 @@ def _smoothed_misses(errors: np.ndarray, pred: np.ndarray, foreground: np.ndarra
         return np.ascontiguousarray(wide[rows, columns])
 
     inside = around(foreground, 0)
-    nearby = _squared(around(distance, _FAR)).ravel()
-    missed = errors[around(pred, 0)] * inside
-    flat, is_foreground = missed.ravel(), inside.ravel() != 0
-    for squared, offsets in _BAND.items():
-        places = np.flatnonzero(nearby == squared)
+    missed = cv2.LUT(around(pred, 0), errors) * inside
+    flat, is_foreground = missed.ravel(), inside.ravel()
+    nearby = around(distance, _FAR).ravel()
+    band = np.flatnonzero((nearby > 0) & (nearby < 4.3))  # 4.24 is the diagonal of the reach
+    squared = _squared(nearby[band])
+    for number, offsets in _BAND.items():
+        places = band[squared == number]
         seen = places + np.array([dy * missed.shape[1] + dx for dy, dx in offsets])[:, None]
         nearest = is_foreground[seen].argmax(0)  # the first of them
         flat[places] = flat[seen[nearest, np.arange(len(places))]]
     smooth = cv2.sepFilter2D(missed, cv2.CV_64F, _GAUSSIAN, _GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
-    return float(np.minimum(missed, smooth).ravel() @ is_foreground)
+    return float((np.minimum(missed, smooth) * inside).sum())
