@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,14 @@ def probability_maps(model: nn.Module, images: Tensor, sizes: Sequence[tuple[int
     return [probability_to_uint8(probability[0], size) for probability, size in zip(probabilities, sizes)]
 
 
-def evaluate(model: nn.Module, loader: Any) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: Any, use: Callable[[int, np.ndarray], object] | None = None) -> dict[str, float]:
     """Metrics over all processes, each of which must call this.
 
     Args:
         model: not wrapped for several processes; left in evaluation mode.
         loader: over this process's share; its batches are images and a list of targets with ``mask``, uint8 ``(H, W)``
-            as stored.
+            as stored, and ``index``.
+        use: called with the index and the map, uint8 ``(H, W)``, of each image of this process.
 
     Returns:
         See :meth:`dqnet.metrics.SegmentationMetrics.compute`.
@@ -45,6 +46,8 @@ def evaluate(model: nn.Module, loader: Any) -> dict[str, float]:
     for images, targets in loader.batches(0):
         masks = [target["mask"].cpu() for target in targets]
         found = probability_maps(model, images, [(mask.shape[0], mask.shape[1]) for mask in masks])
-        for pred, mask in zip(found, masks):
+        for pred, mask, target in zip(found, masks, targets):
             metrics.update(pred, mask)
+            if use is not None:
+                use(int(target["index"]), pred)
     return metrics.compute()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -36,7 +37,7 @@ class SegmentationMetrics:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = _processors() if workers is None else workers
+        self.workers = processors() if workers is None else workers
         self._scores: list[ImageScores] = []
         self._waiting: deque[Future[ImageScores]] = deque()
         self._pool: ThreadPoolExecutor | None = None
@@ -87,18 +88,26 @@ class SegmentationMetrics:
         Raises:
             InputError: no images at all.
         """
-        rows = _gathered(np.array([np.hstack(score) for score in self.scores]).reshape(len(self._scores), -1))
-        if not len(rows):
-            raise InputError("no images were scored", type(self).__name__, "give at least one map with its mask")
-        # sorted, so that rounding does not depend on the order of the images
-        means = np.sort(rows, axis=0).mean(0)
-        single = dict(zip(ImageScores._fields, means.tolist()))
-        em, fm = means[-512:-256], means[-256:]
-        single |= {"meanEm": em.mean(), "maxEm": em.max(), "meanFm": fm.mean(), "maxFm": fm.max()}
-        return {name: float(single[name]) for name in (*NAMES, "IoU")}
+        return dataset_scores(_gathered(self.scores))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"workers": self.workers, "_scores": self.scores, "_waiting": deque(), "_pool": None}
+
+
+def dataset_scores(scores: Sequence[ImageScores]) -> dict[str, float]:
+    """Metrics of a data set from the scores of its images; see :meth:`SegmentationMetrics.compute`.
+
+    Raises:
+        InputError: no images at all.
+    """
+    if not scores:
+        raise InputError("no images were scored", "metrics", "give at least one map with its mask")
+    # sorted, so that rounding does not depend on the order of the images
+    means = np.sort([np.hstack(score) for score in scores], axis=0).mean(0)
+    single = dict(zip(ImageScores._fields, means.tolist()))
+    em, fm = means[-512:-256], means[-256:]
+    single |= {"meanEm": em.mean(), "maxEm": em.max(), "meanFm": fm.mean(), "maxFm": fm.max()}
+    return {name: float(single[name]) for name in (*NAMES, "IoU")}
 
 
 def require_comparable(pred: np.ndarray, mask: np.ndarray, where: str) -> None:
@@ -120,15 +129,16 @@ def _size(image: np.ndarray) -> str:
     return " x ".join(map(str, image.shape))
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gathered(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes of ``torch.distributed``; without a process group the same."""
+def _gathered(scores: list[ImageScores]) -> list[ImageScores]:
+    """The scores of all processes of ``torch.distributed``; without a process group the same."""
     dist: Any = sys.modules.get("torch.distributed")  # without it there is no group, and no need to wait for torch
     if dist is None or not (dist.is_available() and dist.is_initialized()):
-        return rows
-    shards: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shards, rows)
-    return np.concatenate([shard for shard in shards if len(shard)] or [rows])
+        return scores
+    shards: list[list[ImageScores]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(shards, scores)
+    return [score for shard in shards for score in shard]

@@ -59,11 +59,11 @@ def _squared(distance: np.ndarray) -> np.ndarray:
 
 def _smoothed_misses(errors: np.ndarray, pred: np.ndarray, foreground: np.ndarray, distance: np.ndarray) -> float:
     """Sum over the foreground of the lesser of a pixel's error and the smoothed one."""
-    x, y, width, height = cv2.boundingRect(foreground)
-    rows, columns = slice(y, y + height + 2 * _MARGIN), slice(x, x + width + 2 * _MARGIN)
+    m, (x, y, width, height) = _MARGIN, cv2.boundingRect(foreground)
+    rows, columns = slice(y, y + height + 2 * m), slice(x, x + width + 2 * m)
 
     def around(image: np.ndarray, outside: int) -> np.ndarray:
-        wide = cv2.copyMakeBorder(image, *[_MARGIN] * 4, cv2.BORDER_CONSTANT, value=outside)
+        wide = cv2.copyMakeBorder(image, m, m, m, m, cv2.BORDER_CONSTANT, value=outside)
         return np.ascontiguousarray(wide[rows, columns])
 
     inside = around(foreground, 0)
