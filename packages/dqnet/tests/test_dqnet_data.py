@@ -124,7 +124,7 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], key: str, root: Pat
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_configurations_have_what_is_read(name: str, root: Path) -> None:
-    data = trees.data_config(name, **({"val_images": 3} if name == "generated" else {}))
+    data = trees.data_config(name, **({"train_images": 8, "val_images": 3} if name == "generated" else {}))
     if data.format != "camouflage":
         assert data.root is None
         assert data.check_images == "headers"

@@ -109,19 +109,25 @@ class StackImages:
 
     def __init__(self, size: int, train: bool) -> None:
         self.size, self.train = size, train
-        self.mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-        self.inverse_std = 1 / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     def __call__(self, images: Sequence[Tensor], targets: list[Target]) -> tuple[Tensor, Any]:
-        device = images[0].device
-        batch = torch.cat([resize(image[None].float(), (self.size, self.size)) for image in images])
-        batch = batch.sub_(self.mean.to(device)).mul_(self.inverse_std.to(device))
+        if self.mean.device != images[0].device:
+            self.mean, self.std = self.mean.to(images[0].device), self.std.to(images[0].device)
+        batch = self._resized(images).sub_(self.mean).div_(self.std)
         if not self.train:
             return batch, targets
-        masks = [resize(target["mask"][None, None].float(), (self.size, self.size)) for target in targets]
+        masks = self._resized([target["mask"][None] for target in targets])
         others = [name for name, value in targets[0].items() if isinstance(value, Tensor) and name != "mask"]
         stacked = {name: torch.stack([target[name] for target in targets]) for name in others}
-        return batch, {"mask": torch.cat(masks), **stacked}
+        return batch, {"mask": masks, **stacked}
+
+    def _resized(self, maps: Sequence[Tensor]) -> Tensor:
+        """``(C, h, w)`` of any type and sizes to one float32 batch."""
+        size = (self.size, self.size)
+        if maps[0].is_cuda and len({each.shape for each in maps}) == 1:  # few large kernels
+            return resize(torch.stack(list(maps)).float(), size)
+        return torch.cat([resize(each[None].float(), size) for each in maps])
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
