@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 from torch.optim import AdamW
 
@@ -13,8 +13,6 @@ from vireo.errors import InputError
 
 from .groups import param_groups
 from .model import DQnet
-
-_Branch = TypeVar("_Branch")
 
 
 def build_network(config: Any) -> DQnet:
@@ -55,17 +53,10 @@ def load_start(network: DQnet, init: Any) -> list[str]:
         return [load_model(network, init.model)]
     reports = []
     if init.vit is not None:
-        reports.append(load_vit(_required(network.vit, "vit", network.arm), init.vit))
+        reports.append(load_vit(network.vit, init.vit))
     if init.resnet is not None:
-        reports.append(load_resnet(_required(network.resnet, "resnet", network.arm), init.resnet))
+        reports.append(load_resnet(network.resnet, init.resnet))
     return reports
-
-
-def _required(branch: _Branch | None, name: str, arm: str) -> _Branch:
-    if branch is None:
-        remedy = f"leave out init.{name}, or choose another model.arm"
-        raise InputError(f"the arm {arm} has no such branch", f"init.{name}", remedy)
-    return branch
 
 
 def build_optimizer(network: DQnet, optim: Any, *, fused: bool = True) -> AdamW:
