@@ -69,7 +69,7 @@ def fill_module(module: nn.Module, prefix: str, seed: int, names: Any = None) ->
 
 def close(actual: Tensor, expected: Tensor, atol: float, rtol: float = 0.0) -> None:
     """Equal in shape, and in every element up to ``atol + rtol * |expected|``."""
-    actual, expected = actual.detach().double(), expected.double()
+    actual, expected = actual.detach().double(), expected.detach().double()
     assert actual.shape == expected.shape, f"{tuple(actual.shape)} against {tuple(expected.shape)}"
     excess = ((actual - expected).abs() - rtol * expected.abs()).max()
     assert float(excess) <= atol, f"off by {float(excess):.3g} beyond rtol={rtol:g}, allowed {atol:g}"

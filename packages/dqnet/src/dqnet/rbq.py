@@ -1,12 +1,12 @@
 """Relation-based querying: windowed cross-attention from a global to a detail map (section 3.3 of the notes).
 
-Legend of shapes: B images, D channels, h x w places of the grid, W windows of n = s x s places, H heads of c = D / H
-channels.
+Legend of shapes: B images, D channels, h x w places of the grid, N windows (of all images) of y x x places, H heads of
+c = D / H channels.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from vireo.errors import InputError
 Fusion = Literal["gate", "sum"]
 
 _MASKED = -1e4  # added to the logits of what does not take part: its weight is 0 in every precision
+_Span = tuple[int, int]  # of rows or columns: how many, and how many of them a window has
 
 
 class RelationBasedQuery(nn.Module):
@@ -27,9 +28,11 @@ class RelationBasedQuery(nn.Module):
     at the bottom and the right; padded places have keys and values (the projections' biases) and take part, as in the
     authors' code, unless ``mask_padding``.
 
-    The computation is fused: places are projected before they are padded, and relative positions are further channels
-    of queries and keys (a query's products with the tables against rows and columns one-hot), so that one call of
-    scaled dot-product attention, without a matrix of biases, does the rest. Equal to the plain form up to rounding.
+    The computation is exact and does less than the definition says. Only real places are projected. A bias of the keys
+    moves all logits of a query alike, so it is left out, and one of the values is added to the answers; then keys and
+    values of padded places are zero. On a GPU relative positions are further channels of queries and keys, so that one
+    fused attention does the rest; elsewhere windows that reach over the edge are computed by themselves, without the
+    places that are not there.
 
     Args:
         dim: channels D of both maps.
@@ -74,38 +77,11 @@ class RelationBasedQuery(nn.Module):
         if query_map.shape != detail_map.shape or query_map.shape[1] != self.dim:
             what = f"maps {tuple(query_map.shape)} and {tuple(detail_map.shape)} for {self.dim} channels"
             raise InputError(what, type(self).__name__, "bring both to one grid and this number of channels")
-        height, width = query_map.shape[-2:]
-        s, c = self.window, self.dim // self.heads
-        queries = self.q(query_map.permute(0, 2, 3, 1)) * c**-0.5  # (B, h, w, D)
-        keys_values = self.kv(detail_map.permute(0, 2, 3, 1))
-        pad = (0, 0, 0, -width % s, 0, -height % s)
-        padded = any(pad)
-        if padded:
-            queries = F.pad(queries, pad)  # answers to these are cut off
-            # what the projection makes of a place of zeros
-            bias = self.kv.bias.to(keys_values.dtype)
-            keys_values = F.pad(keys_values - bias, pad) + bias
-        grid = queries.shape[1] // s, queries.shape[2] // s
-        q = self._windows(queries, grid)  # (B * W, H, s, s, c)
-        k, v = self._windows(keys_values, grid).chunk(2, 1)
-        # Q_i . Rh[y_i - y_j + s - 1] for every row y_j, and the same for columns: (B * W, H, s, s, s)
-        by_row = torch.einsum("bhyxc,yjc->bhyxj", q, self.rel_pos_h[self.rows].to(q.dtype))
-        by_column = torch.einsum("bhyxc,xjc->bhyxj", q, self.rel_pos_w[self.rows].to(q.dtype))
-        more_q, more_k = [by_row, by_column], [self._places(q)]
-        if padded and self.mask_padding:
-            more_q.append(q.new_ones(*q.shape[:-1], 1))
-            more_k.append(self._padding(q, height, width, grid))
-        wide = c + sum(part.shape[-1] for part in more_q)
-        answer = F.scaled_dot_product_attention(
-            torch.cat((q, *more_q), -1).flatten(2, 3),
-            torch.cat((k, *(part.expand(*k.shape[:-1], -1) for part in more_k)), -1).flatten(2, 3),
-            F.pad(v, (0, wide - c)).flatten(2, 3),  # fused kernels want one width
-            scale=1.0,
-        )[..., :c]
-        # (B * W, H, n, c) -> (B, h, w, D)
-        answer = answer.unflatten(2, (s, s)).unflatten(0, (-1, *grid)).permute(0, 1, 4, 2, 5, 3, 6)
-        merged = answer.flatten(5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
-        projected: Tensor = self.proj(merged)
+        queries = self.q(query_map.permute(0, 2, 3, 1)) * (self.dim // self.heads) ** -0.5  # (B, h, w, D)
+        keys, values = F.linear(detail_map.permute(0, 2, 3, 1), self.kv.weight).chunk(2, -1)
+        attention = self._fused if queries.is_cuda else self._by_region
+        answers = attention(queries, keys, values) + self.kv.bias[self.dim :]  # their weights sum to 1
+        projected: Tensor = self.proj(answers)
         return projected.permute(0, 3, 1, 2)
 
     def forward(self, query_map: Tensor, detail_map: Tensor) -> Tensor:
@@ -119,11 +95,70 @@ class RelationBasedQuery(nn.Module):
             return answer + query_map + detail_map
         return answer * query_map + detail_map
 
-    def _windows(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """``(B, h, w, k D)`` to ``(B * W, k H, s, s, c)``."""
-        s, c = self.window, self.dim // self.heads
-        split = tokens.unflatten(3, (-1, c)).unflatten(2, (grid[1], s)).unflatten(1, (grid[0], s))
+    def _by_region(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Answers ``(B, h, w, D)``: of whole windows, and of those cut at the right, at the bottom and at both."""
+        rows, columns = (_spans(side, self.window) for side in queries.shape[1:3])
+
+        def regions(tokens: Tensor) -> list[tuple[Tensor, ...]]:
+            bands = tokens.split([count for count, _ in rows], 1)
+            return [band.split([count for count, _ in columns], 2) for band in bands]
+
+        bands = []
+        for (_, height), *band in zip(rows, *map(regions, (queries, keys, values)), strict=True):
+            parts = zip(columns, *band, strict=True)
+            bands.append(_joined([self._region(q, k, v, height, width) for (_, width), q, k, v in parts], 2))
+        return _joined(bands, 1)
+
+    def _region(self, queries: Tensor, keys: Tensor, values: Tensor, height: int, width: int) -> Tensor:
+        """Answers in windows of ``height x width`` real places, which tile the region ``(B, h, w, D)``."""
+        q, k, v = (self._windows(tokens, height, width) for tokens in (queries, keys, values))
+        rows, columns = (height, width) if self.mask_padding else (self.window, self.window)
+        by_row, by_column = self._relative(q, rows, columns)
+        products = (q.flatten(2, 3) @ k.flatten(2, 3).mT).unflatten(3, (height, width)).unflatten(2, (height, width))
+        padded = (height, width) != (rows, columns)
+        if padded:
+            products = F.pad(products, (0, columns - width, 0, rows - height))
+        logits = products + (by_row[..., :, None] + by_column[..., None, :])
+        weights = logits.flatten(4).softmax(4).flatten(2, 3)
+        if padded:
+            weights = weights.unflatten(3, (rows, columns))[..., :height, :width].flatten(3)
+        return self._merged(weights @ v.flatten(2, 3), queries.shape, height, width)
+
+    def _fused(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Answers ``(B, h, w, D)``, all windows padded to one size and in one call."""
+        (height, width), s, c = queries.shape[1:3], self.window, self.dim // self.heads
+        pad = (0, 0, 0, -width % s, 0, -height % s)
+        if any(pad):
+            queries, keys, values = (F.pad(tokens, pad) for tokens in (queries, keys, values))
+        q, k, v = (self._windows(tokens, s, s) for tokens in (queries, keys, values))
+        more_q, more_k = [*self._relative(q, s, s)], [self._places(q)]
+        if self.mask_padding and any(pad):
+            more_q.append(q.new_ones(*q.shape[:-1], 1))
+            more_k.append(self._padding(queries, height, width))
+        wide = sum(part.shape[-1] for part in more_q)
+        answers = F.scaled_dot_product_attention(
+            torch.cat((q, *more_q), -1).flatten(2, 3),
+            torch.cat((k, *(part.expand(*k.shape[:-1], -1) for part in more_k)), -1).flatten(2, 3),
+            F.pad(v, (0, wide)).flatten(2, 3),  # fused kernels want one width
+            scale=1.0,
+        )[..., :c]
+        return self._merged(answers, queries.shape, s, s)[:, :height, :width]
+
+    def _relative(self, q: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """``Q_i . Rh[y_i - y_j + s - 1]`` of queries ``(N, H, y, x, c)`` for every row ``y_j``, and for columns."""
+        (y, x), dtype = q.shape[2:4], q.dtype
+        by_row = torch.einsum("nhyxc,yjc->nhyxj", q, self.rel_pos_h[self.rows[:y, :rows]].to(dtype))
+        return by_row, torch.einsum("nhyxc,xjc->nhyxj", q, self.rel_pos_w[self.rows[:x, :columns]].to(dtype))
+
+    def _windows(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """``(B, h, w, D)`` to ``(N, H, y, x, c)``."""
+        split = tokens.unflatten(3, (self.heads, -1)).unflatten(2, (-1, width)).unflatten(1, (-1, height))
         return split.permute(0, 1, 3, 5, 2, 4, 6).flatten(0, 2)
+
+    def _merged(self, answers: Tensor, shape: Sequence[int], height: int, width: int) -> Tensor:
+        """``(N, H, y * x, c)`` to tokens of a shape ``(B, h, w, D)``."""
+        windows = answers.unflatten(2, (height, width)).unflatten(0, (-1, shape[1] // height, shape[2] // width))
+        return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(shape)
 
     def _places(self, like: Tensor) -> Tensor:
         """The row of each place of a window one-hot, then its column: ``(s, s, 2 s)``."""
@@ -131,11 +166,21 @@ class RelationBasedQuery(nn.Module):
         one_hot = torch.eye(s, dtype=like.dtype, device=like.device)
         return torch.cat((one_hot[:, None].expand(s, s, s), one_hot[None].expand(s, s, s)), -1)
 
-    def _padding(self, like: Tensor, height: int, width: int, grid: tuple[int, int]) -> Tensor:
-        """What the logits of padded places get, 0 for the others: ``(B * W, 1, s, s, 1)``."""
+    def _padding(self, padded: Tensor, height: int, width: int) -> Tensor:
+        """What the logits of padded places get, 0 for the others: ``(N, 1, s, s, 1)``."""
+        mask = padded.new_zeros(*padded.shape[:3], 1)
+        mask[:, height:] = _MASKED
+        mask[:, :, width:] = _MASKED
         s = self.window
-        mask = like.new_zeros(grid[0] * s, grid[1] * s)
-        mask[height:] = _MASKED
-        mask[:, width:] = _MASKED
-        windows = mask.view(grid[0], s, grid[1], s).transpose(1, 2).reshape(-1, 1, s, s, 1)
-        return windows.repeat(len(like) // math.prod(grid), 1, 1, 1, 1)
+        windows = mask.unflatten(2, (-1, s)).unflatten(1, (-1, s)).transpose(2, 3)
+        return windows.flatten(0, 2)[:, None]
+
+
+def _spans(side: int, window: int) -> list[_Span]:
+    """Whole windows along a side, and the one that its end cuts."""
+    whole, rest = side - side % window, side % window
+    return [(count, size) for count, size in ((whole, window), (rest, rest)) if count]
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
