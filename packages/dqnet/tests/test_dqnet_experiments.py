@@ -12,7 +12,7 @@ import torch
 from dqnet_runs import configuration
 from omegaconf import DictConfig, OmegaConf
 
-from dqnet import DQnet, conf
+from dqnet import DQnet, RelationBasedQuery, conf
 from dqnet.build import build_network, build_optimizer
 from dqnet.model import ARMS
 from vireo.engine import plain
@@ -79,6 +79,7 @@ def test_headers(name: str) -> None:
     assert re.search(r"^ Hardware: .+; time: .+\.$", text, re.MULTILINE)
     assert re.search(r"^ Expected: .+", text, re.MULTILINE)
     assert composed(name).output_dir == f"outputs/{name}"
+    assert not re.search("TIME|TODO", text)
     if composed(name).data.format != "camouflage":
         assert " data.root=" in text
 
@@ -146,10 +147,8 @@ def test_an_ablation_changes_what_its_name_says(name: str) -> None:
 def test_windows() -> None:
     sides = {}
     for name in ("cod", "cod_global", "cod_window8", "cod_window12"):
-        resnet = on_meta(name).resnet
-        assert resnet is not None
-        assert resnet.queries is not None
-        sides[name] = [query.query.window for query in resnet.queries]
+        queries = [part for part in on_meta(name).modules() if isinstance(part, RelationBasedQuery)]
+        sides[name] = [query.window for query in queries]
     assert sides == {"cod": [10] * 4, "cod_global": [24] * 4, "cod_window8": [8] * 4, "cod_window12": [12] * 4}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_first_step_by_hand(finished: Path) -> None:
     network = build_network(config).train()
     loader = build_loader(build_dataset(config.data, train=True), config.data, 32, train=True, **HERE)
     images, targets = next(loader.batches(0))
-    masks = targets["mask"]
+    masks: torch.Tensor = cast(Any, targets)["mask"]  # a dict of stacked tensors, in training
     assert (images.shape, masks.shape) == ((4, 3, 32, 32), (4, 1, 32, 32))
     logits = network(images)
     weight = 1 + 5 * (F.avg_pool2d(masks, 31, stride=1, padding=15) - masks).abs()
