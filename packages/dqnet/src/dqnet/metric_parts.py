@@ -12,9 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .weighted_f import weighted_f
+from .weighted_f import EPS, weighted_f
 
-EPS = float(np.spacing(1))
 BETA_SQUARED = 0.3  # of the F-measure
 THRESHOLD = 128  # masks are foreground above it
 
@@ -67,11 +66,11 @@ def image_scores(pred: np.ndarray, mask: np.ndarray) -> ImageScores:
 
 
 def stretched(counts: np.ndarray) -> np.ndarray:
-    """What each of 256 levels stands for, in [0, 1] where it occurs: the lowest for 0, the highest for 1."""
+    """What each of 256 levels stands for, in [0, 1]: the lowest that occurs for 0, the highest for 1."""
     levels = np.arange(256) / 255
     present = np.flatnonzero(counts)
     low, high = levels[present[0]], levels[present[-1]]
-    return levels if low == high else (levels - low) / (high - low)
+    return levels if low == high else ((levels - low) / (high - low)).clip(0, 1)
 
 
 def adaptive_threshold(counts: np.ndarray, levels: np.ndarray, pred: np.ndarray) -> float:
@@ -124,9 +123,9 @@ def _enhanced_alignment(found: np.ndarray, number: float, size: float) -> np.nda
         pixels = (found[0], found[1], size - number - found[0], number - found[1])
         kinds = ((1, 0), (1, 1), (0, 0), (0, 1))
         for count, (b, gt) in zip(pixels, kinds):
-            difference = b - share
-            true = background_share if gt else -foreground_share
-            phi = 2 * difference * true / (difference**2 + true**2 + EPS)
+            found_off = b - share  # from its mean over the image
+            true_off = background_share if gt else -foreground_share
+            phi = 2 * found_off * true_off / (found_off**2 + true_off**2 + EPS)
             values = values + (phi + 1) ** 2 / 4 * count
     return values / (size - 1 + EPS)
 
@@ -147,7 +146,7 @@ def _structure(
     regions = 0.0
     for part, quarter in zip(parts, quarters):
         if np.count_nonzero(part) == 1:  # one level in foreground or background alone
-            similarity = _uniform(levels[pred][quarter])
+            similarity = _uniform(levels, pred, quarter)
         else:
             similarity = _region(part, levels) if part.any() else 0.0
         regions += part.sum() / size * similarity
@@ -177,9 +176,11 @@ def _region(part: np.ndarray, levels: np.ndarray) -> float:
     return 1.0 if b == 0 else 0.0
 
 
-def _uniform(values: np.ndarray) -> float:
+def _uniform(levels: np.ndarray, pred: np.ndarray, quarter: tuple[slice, slice]) -> float:
     """The similarity of a part of one value to one of a mask: 1, or 0 where rounding moves the mean of equal values.
 
     Only that makes scores of constant maps equal to pysodmetrics's, which computes the mean so.
     """
-    return float(values.mean() == values[0, 0])
+    value = levels[pred[quarter][0, 0]]
+    exact = value == 0 or value == 1  # most often, and then there is no rounding
+    return float(exact or levels[pred][quarter].mean() == value)

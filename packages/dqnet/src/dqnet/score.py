@@ -63,9 +63,6 @@ def _score(arguments: argparse.Namespace) -> int:
         if path := getattr(arguments, option):
             require_writable(Path(path).parent, f"--{option.replace('_', '-')}")
 
-    import torch
-
-    torch.set_num_threads(1)  # the threads here are enough
     from .score_tables import show
     from .scoring import score_folder
 

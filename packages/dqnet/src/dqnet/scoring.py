@@ -8,10 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from vireo.data.decode import decode_image
 from vireo.data.image_files import IMAGE_SUFFIXES
+from vireo.data.records import OnError
 from vireo.errors import InputError
 
 from .mask_files import read_mask
@@ -42,7 +44,7 @@ def score_folder(
     mask: str | Path,
     *,
     resize: bool = False,
-    on_error: str = "raise",
+    on_error: OnError = "raise",
     workers: int | None = None,
     progress: bool = False,
 ) -> ScoredFolder:
@@ -63,7 +65,7 @@ def score_folder(
     images: dict[str, ImageScores] = {}
     with ThreadPoolExecutor(processors() if workers is None else max(workers, 1)) as pool:
         tasks = {name: pool.submit(_score_files, *files, resize) for name, files in pairs.items()}
-        for name, task in track(tasks.items(), str(pred), disable=not progress):
+        for name, task in track(tasks.items(), str(pred), console=Console(stderr=True), disable=not progress):
             try:
                 images[name] = task.result()
             except InputError as error:  # its remedy speaks of training
@@ -76,7 +78,7 @@ def score_folder(
     return ScoredFolder(dataset_scores(list(images.values())), images, skipped)
 
 
-def pair_maps(pred: Path, mask: Path, on_error: str = "raise") -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+def pair_maps(pred: Path, mask: Path, on_error: OnError = "raise") -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     """Files of maps and masks by name, sorted, and what was left out.
 
     Raises:
