@@ -5,11 +5,9 @@ from __future__ import annotations
 import dqnet_golden as golden
 import numpy as np
 import pytest
-import torch
 
 from dqnet.metric_parts import image_scores
 from dqnet.metrics import NAMES, SegmentationMetrics
-from dqnet.transforms import probability_to_uint8
 
 SCORES = {"MAE": "mae", "Smeasure": "sm", "wFmeasure": "wfm", "adpEm": "em_adp", "adpFm": "fm_adp"}
 EXACT, CURVE = 1e-9, 1e-6  # as the numbers' own description has them; curves are stored in float32
@@ -80,10 +78,3 @@ def test_the_data_set(stored: dict[str, np.ndarray], workers: int) -> None:
     found = metrics.compute()
     assert list(found)[:9] == list(NAMES)
     assert np.abs(np.array([found[name] for name in NAMES]) - stored["v162_dataset"]).max() <= EXACT
-
-
-def test_a_probability_map_becomes_the_authors_levels() -> None:
-    case = golden.load("pipeline_rotate")
-    expected = case["pred_u8"].numpy()
-    found = probability_to_uint8(case["prob"].float(), (expected.shape[0], expected.shape[1]))
-    assert torch.equal(torch.from_numpy(found), case["pred_u8"])
