@@ -7,6 +7,7 @@ Their trainer writes ``state_final.pth``, a flat state dict, and ``checkpoint_fi
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -74,7 +75,10 @@ def from_official(source: Source, *, ema: bool = False, **options: Any) -> DQnet
     state, where = read_state(source, ema=ema)
     if not is_official(state):
         raise InputError("holds no DQnet under the authors' names", where, "give state_final.pth of their trainer")
-    model = DQnet(**{**_sizes(state, where), **options})
+    sizes = _sizes(state, where)
+    if "vit" not in options:
+        sizes["vit"] = _vit_name(state, where)
+    model = DQnet(**{**sizes, **options})
     fit(model, state, where)
     return model.eval()
 
@@ -151,27 +155,36 @@ def _zeros(state: Mapping[str, Tensor]) -> State:
 
 
 def _sizes(state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Arguments of :class:`DQnet` for a state dict under the authors' names.
+    """Arguments of :class:`DQnet` for a state dict under the authors' names, but for the transformer's size.
 
     Raises:
-        InputError: an entry that tells them is missing, or a transformer of no known size.
+        InputError: an entry that tells them is missing.
     """
     names = ["higher_encoder.pos_embed", "higher_encoder.patch_embed.proj.weight"]
     names += ["space_encoder.cross0.rel_pos_h", "segmentation_head.head.weight"]
     if absent := [name for name in names if name not in state]:
         raise InputError(f"the checkpoint is not complete: no {', '.join(absent)}", where, "copy it again")
     table, kernel, relative, last = (state[name] for name in names)
-    blocks = {key.split(".")[2] for key in state if key.startswith("higher_encoder.blocks.")}
-    of = {"embed_dim": len(kernel), "depth": len(blocks), "patch_size": kernel.shape[2]}
-    known = [name for name, size in VITS.items() if of.items() <= size.items()]
-    if not known:
-        words = ", ".join(f"{key} {value}" for key, value in of.items())
-        raise InputError(f"a transformer of no known size ({words})", where, f"known: {', '.join(VITS)}")
-    side = round((table.shape[1] - 1) ** 0.5)
+    side = math.isqrt(table.shape[1] - 1)
     return {
         "image_size": side * kernel.shape[2],
-        "vit": known[0],
         "window": (len(relative) + 1) // 2,
         "heads": len(kernel) // relative.shape[1],
         "head_width": last.shape[1],
     }
+
+
+def _vit_name(state: Mapping[str, Tensor], where: str) -> str:
+    """The size of the transformer.
+
+    Raises:
+        InputError: it has no name.
+    """
+    kernel = state["higher_encoder.patch_embed.proj.weight"]
+    blocks = {key.split(".")[2] for key in state if key.startswith("higher_encoder.blocks.")}
+    of = {"embed_dim": len(kernel), "depth": len(blocks), "patch_size": kernel.shape[2]}
+    for name, size in VITS.items():
+        if of.items() <= size.items():
+            return name
+    words = ", ".join(f"{key} {value}" for key, value in of.items())
+    raise InputError(f"a transformer of no known size ({words})", where, "give its size with vit={...}")

@@ -73,8 +73,8 @@ def load_resnet(resnet: QueriedResNet | None, path: str | os.PathLike[str]) -> s
     else:
         state, where = read_state(path)
     given, others = _part(state, "resnet.trunk.", where)
-    own = resnet.trunk.state_dict()
-    given = {**{key: value for key, value in own.items() if key.endswith(_STEP)}, **given}
+    counters = {key: value for key, value in resnet.trunk.state_dict().items() if key.endswith(_STEP)}
+    given |= {key: value for key, value in counters.items() if key not in given and key.replace(_STEP, "bias") in given}
     report = _fit(resnet.trunk, given, _NOT_RESNET, "ResNet", where)
     return _said(where, "ResNet", "", [*report.unexpected, *others])
 
