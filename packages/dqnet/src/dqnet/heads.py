@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -70,12 +71,39 @@ class QueryMapHead(nn.Module):
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:
     """Bicubic with aligned corners, to the size of another map."""
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
-    return F.interpolate(x, size=like.shape[-2:], mode="bicubic", align_corners=True)
+    return bicubic(x, (like.shape[-2], like.shape[-1]), align_corners=True)
 
 
 def _enlarge(logits: Tensor, factor: int) -> Tensor:
     """Bicubic, corners not aligned, by a factor."""
-    size = factor * logits.shape[-2], factor * logits.shape[-1]
-    return F.interpolate(logits, size=size, mode="bicubic", align_corners=False)
+    return bicubic(logits, (factor * logits.shape[-2], factor * logits.shape[-1]), align_corners=False)
+
+
+def bicubic(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Bicubic resize as two products with small matrices, in float32 at least.
+
+    Equal up to rounding to torch's ``interpolate``, whose backward pass is many times slower on a CPU, and adds up in no
+    fixed order on a GPU.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        size: (height, width) of the result.
+        align_corners: as in torch.
+    """
+    height, width = x.shape[-2:]
+    if (height, width) == size:
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        rows = _weights(height, size[0], align_corners).to(wide)
+        columns = _weights(width, size[1], align_corners).to(wide)
+        return (rows @ (wide @ columns.T)).to(x.dtype)
+
+
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int, align_corners: bool) -> Tensor:
+    """What each of ``old`` places of a line gives to each of ``new``: ``(new, old)``, on the CPU."""
+    with torch.inference_mode(False), torch.no_grad():
+        lines = torch.eye(old)[:, None, :, None]  # each place alone, as an image of one column
+        spread = F.interpolate(lines, size=(new, 1), mode="bicubic", align_corners=align_corners)
+        return spread[:, 0, :, 0].T.contiguous()
