@@ -82,8 +82,8 @@ def _enlarge(logits: Tensor, factor: int) -> Tensor:
 def bicubic(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Bicubic resize as two products with small matrices, in float32 at least.
 
-    Equal up to rounding to torch's ``interpolate``, whose backward pass is many times slower on a CPU, and adds up in no
-    fixed order on a GPU.
+    Equal up to rounding to torch's ``interpolate``, whose backward pass is many times slower on a CPU and, on a GPU,
+    adds up in no fixed order.
 
     Args:
         x: ``(B, C, H, W)``.
