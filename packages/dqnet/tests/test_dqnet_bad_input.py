@@ -1,4 +1,7 @@
-"""What is wrong with the settings of a training is said in one message that names it, before the first step."""
+"""What is wrong with the settings of a training is said in one message that names it, before the first step.
+
+One case of each kind: ranges and sizes have their own tests beside what checks them.
+"""
 
 from __future__ import annotations
 
@@ -34,33 +37,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["model.arm=product"], ["unknown arm 'product'", "gate, sum, concat, vit, resnet"]),
         (["model.vit.name=vit_giant"], ["unknown transformer 'vit_giant'", "vit_base_patch16"]),
-        (["model.vit.num_heads=5"], ["16 channels are not divided by 5 heads"]),
         (["model.heads=3"], ["16 channels are not divided by 3 heads"]),
-        (["model.window=0"], ["a window of 0 places"]),
         (["model.image_size=36"], ["36"]),
         (["model.vit.patch_size=32"], ["choose patch size and stem so that the factors are 4, 4, 2 and 1"]),
-        (["model.resnet.depth=51"], ["depth 51", "18, 34, 50"]),
-        (["model.resnet.layers=[1,1,1]"], ["layers [1, 1, 1]", "four numbers of blocks"]),
-        (["+model.depths=3"], ["no part of the network has an argument 'depths'"]),
         (["+model.vit.depths=3"], ["no part of the network has an argument 'depths'"]),
-        (["+model.resnet.groups=3"], ["no part of the network has an argument 'groups'"]),
         (["modle.arm=vit"], ["modle.arm", "model.arm"]),
         (["optim.lrr=1"], ["nearest key is 'optim.lr'"]),
         (["+experiment=codd"], ["codd"]),
         (["loss.bce=focal"], ["unknown bce 'focal'", "use mean (published) or weighted"]),
         (["optim.lr=0"], ["optim.lr: a rate of 0 trains nothing"]),
-        (["optim.vit_lr=-1"], ["optim.vit_lr: a rate of -1 trains nothing"]),
-        (["optim.layer_decay=0"], ["optim.layer_decay: 0 is not in (0, 1]"]),
-        (["optim.weight_decay=-1"], ["optim.weight_decay: -1 is negative"]),
         (["schedule.min=3"], ["schedule.min: a factor of 3"]),
-        (["schedule.power=-1"], ["schedule.power: a power of -1"]),
         (["data.batch_size=1"], ["data.batch_size: one image has no statistics", "at least 2"]),
         (["data.batch_size=9"], ["8 images do not fill a batch of 9"]),
         (["data=sod", "data.root=null"], ["data.root: has no value"]),
         (["data=sod", "data.root=/nowhere"], ["/nowhere"]),
         (["init.model=/nowhere.pth"], ["/nowhere.pth: no such file"]),
-        (["init.vit=/nowhere.pth"], ["/nowhere.pth: no such file"]),
-        (["init.resnet=/nowhere.pth"], ["/nowhere.pth: no such file"]),
         (["init.model=RUN", "init.vit=RUN"], ["init.model: the whole network and a branch of it"]),
         (["init.vit=RUN", "model.arm=resnet"], ["RUN: the network has no transformer"]),
         (["init.resnet=RUN", "model.arm=vit"], ["RUN: the network has no ResNet"]),
