@@ -18,7 +18,7 @@ from tables import load, markdown, ratio_rows
 HERE = Path(__file__).resolve().parent
 COMPARISONS = {
     "beyond_masking": ("beyond_masking_step", "beyond_masking_loader"),
-    "dqnet": ("dqnet_metrics",),
+    "dqnet": ("dqnet_metrics", "dqnet_rbq", "dqnet_step"),
     "fgc": ("fgc_losses", "fgc_latency"),
     "g2sd": ("g2sd_step",),
     "itpn": ("itpn_step",),
