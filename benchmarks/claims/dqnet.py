@@ -98,7 +98,7 @@ CLAIMS = {
         title="Salient objects in photographs, 96x96, from scratch",
         start=["+experiment=sod_vit", *_QUIET],
         settings=["+experiment=sod", *_QUIET],
-        alone=["+experiment=sod", "epochs=70", "eval_every=70", *_QUIET],
+        alone=["+experiment=sod", "epochs=50", "eval_every=50", *_QUIET],
         arms=[GATE, CONCAT, VIT],
         root="train and test, each with images/*.jpg and masks/*.png",
     ),
