@@ -29,7 +29,7 @@ def number(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def multiply_adds(module: nn.Module, *inputs: Tensor) -> float:
+def multiply_adds(module: nn.Module, *inputs: Any) -> float:
     """In units of 1e9."""
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
@@ -38,8 +38,7 @@ def multiply_adds(module: nn.Module, *inputs: Tensor) -> float:
 
 def test_published_sizes() -> None:
     with torch.device("meta"):
-        model, images = DQnet(), torch.empty(1, 3, 384, 384)
-        plain = QueriedResNet(query_dim=None)
+        model, plain, images = DQnet(), QueriedResNet(query_dim=None), torch.empty(1, 3, 384, 384)
     assert model.vit is not None
     assert model.resnet is not None
     queries: Any = model.resnet.queries
@@ -54,10 +53,11 @@ def test_published_sizes() -> None:
     assert multiply_adds(model.vit, images) == pytest.approx(55.5, abs=0.05)
     assert multiply_adds(plain, images) == pytest.approx(12.0, abs=0.05)
     maps = model.maps(images)
-    assert multiply_adds(model.head, maps) == pytest.approx(23.0, abs=0.05)  # type: ignore[arg-type] # several
+    resizing = 0.52  # as products of matrices, which the authors' count leaves out
+    assert multiply_adds(model.head, maps) == pytest.approx(23.0 + resizing, abs=0.05)
     # the authors compute 900 places of padded maps for 2.28, of which 576 are real
     assert multiply_adds(queries[0].query, maps[-1], maps[-1]) == pytest.approx(1.44, abs=0.005)
-    assert multiply_adds(model, images) == pytest.approx(103.0 - 4 * (2.28 - 1.44), abs=0.1)
+    assert multiply_adds(model, images) == pytest.approx(103.0 + resizing - 4 * (2.28 - 1.44), abs=0.1)
 
 
 @pytest.mark.parametrize(

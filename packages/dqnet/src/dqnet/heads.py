@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireo.errors import InputError
+
+_A = -0.75  # of torch's cubic kernel
 
 
 class SimpleFusionHead(nn.Module):
@@ -82,8 +85,8 @@ def _enlarge(logits: Tensor, factor: int) -> Tensor:
 def bicubic(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Bicubic resize as two products with small matrices, in float32 at least.
 
-    Equal up to rounding to torch's ``interpolate``, whose backward pass is many times slower on a CPU and, on a GPU,
-    adds up in no fixed order.
+    Equal to torch's ``interpolate`` up to rounding, whose backward pass is many times slower on a CPU, and adds up in
+    no fixed order on a GPU.
 
     Args:
         x: ``(B, C, H, W)``.
@@ -93,17 +96,35 @@ def bicubic(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     height, width = x.shape[-2:]
     if (height, width) == size:
         return x
-    with torch.autocast(x.device.type, enabled=False):
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rows = _weights(height, size[0], align_corners).to(wide)
-        columns = _weights(width, size[1], align_corners).to(wide)
+        kind = str(wide.dtype).removeprefix("torch.")
+        rows = _weights(height, size[0], align_corners, kind).to(wide)
+        columns = _weights(width, size[1], align_corners, kind).to(wide)
         return (rows @ (wide @ columns.T)).to(x.dtype)
 
 
-@lru_cache(maxsize=64)
-def _weights(old: int, new: int, align_corners: bool) -> Tensor:
-    """What each of ``old`` places of a line gives to each of ``new``: ``(new, old)``, on the CPU."""
-    with torch.inference_mode(False), torch.no_grad():
-        lines = torch.eye(old)[:, None, :, None]  # each place alone, as an image of one column
-        spread = F.interpolate(lines, size=(new, 1), mode="bicubic", align_corners=align_corners)
-        return spread[:, 0, :, 0].T.contiguous()
+@torch.compiler.assume_constant_result
+def _weights(old: int, new: int, align_corners: bool, kind: str) -> Tensor:
+    """What each of ``old`` places of a line gives to each of ``new``: ``(new, old)``, on the CPU.
+
+    Computed in the type ``kind``, ``float32`` or ``float64``: positions round as torch's do.
+    """
+    return torch.from_numpy(_cubic_weights(old, new, align_corners, kind))
+
+
+@lru_cache(maxsize=64)  # of arrays: tensors that are made while a graph is traced are none
+def _cubic_weights(old: int, new: int, align_corners: bool, kind: str) -> np.ndarray:
+    places, number = np.arange(new).astype(kind), np.dtype(kind).type
+    if align_corners:
+        position = places * (number(old - 1) / number(max(1, new - 1)))
+    else:
+        position = (places + number(0.5)) * (number(old) / number(new)) - number(0.5)
+    weights = np.zeros((new, old), kind)
+    for tap in range(-1, 3):
+        place = np.floor(position) + tap
+        t = np.abs(position - place)
+        near = ((_A + 2) * t - (_A + 3)) * t * t + 1  # t <= 1
+        far = ((_A * t - 5 * _A) * t + 8 * _A) * t - 4 * _A  # 1 < t <= 2
+        np.add.at(weights, (np.arange(new), np.clip(place, 0, old - 1).astype(int)), np.where(t <= 1, near, far))
+    return weights
