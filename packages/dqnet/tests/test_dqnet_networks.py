@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dqnet import DQnet, GlobalViT, QueriedResNet, SimpleFusionHead
-from dqnet.heads import QueryMapHead
+from dqnet.heads import QueryMapHead, bicubic
 from dqnet.losses import structure_losses
 from dqnet.model import ARMS
 from vireo.errors import InputError
@@ -141,6 +142,18 @@ def test_saved_and_loaded(tmp_path: Any) -> None:
 def test_mistakes(build: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         build()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(48, 20), (24, 10), (5, 13), (12, 10), (1, 10)])
+def test_resizing_is_that_of_torch(size: tuple[int, int], align_corners: bool) -> None:
+    x = torch.randn(2, 3, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = F.interpolate(x, size=size, mode="bicubic", align_corners=align_corners)
+    torch.testing.assert_close(bicubic(x, size, align_corners), expected, atol=1e-12, rtol=0)
+    found = bicubic(x.float(), size, align_corners)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(bicubic(x.float(), size, align_corners), found)
 
 
 def test_query_map_head_enlarges_by_the_patch_size() -> None:
