@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dqnet import RelationBasedQuery, SimpleFusionHead, structure_loss, structure_losses
 from dqnet.losses import outline_weights
-from dqnet.official_extras import AuxiliaryHead, uncertainty_coefficient
+from dqnet.official_extras import AuxiliaryHead, attention_loss, uncertainty_coefficient
 from dqnet.vit import resize_positions
 from vireo.testing import tensor
 
@@ -132,6 +132,8 @@ def test_parts_without_effect() -> None:
     found = head([tensor(f"input_a{n}", shape, 0) for n, shape in enumerate(shapes)], 64)
     for n in (0, 1, 3):
         close(thinned(found[n], 1, 4), case[f"aux{n}"], MODULE)
+    masks = (tensor("input_attmask", (2, 1, 48, 48), 0) > 0.5).float()
+    close(attention_loss(tensor("input_att", (2, 1, 36, 36), 0), masks), case["att_loss"], LOSS)
     for kind in ("linear", "cos"):
         coefficients = [uncertainty_coefficient(n / 10, kind) for n in range(11)]
         close(torch.tensor(coefficients, dtype=torch.float64), case[f"ual_{kind}"], 1e-12)

@@ -1,7 +1,8 @@
 """What the authors' code computes beside the method, without any effect on it (section 3.4 of the notes).
 
 Their checkpoints hold the parameters of an auxiliary head; :func:`dqnet.official.unused_entries` keeps them for an
-exact round trip. Nothing here takes part in training or inference.
+exact round trip. Nothing here takes part in training or inference. The notes
+leave out the formulas of this module; they were found from the stored numbers, which they reproduce.
 """
 
 from __future__ import annotations
@@ -31,6 +32,18 @@ class AuxiliaryHead(nn.Module):
         """Maps ``(B, C_i, h_i, w_i)`` to probabilities ``(B, 1, side, side)``, bicubic and so not always in [0, 1]."""
         found = (conv(x).sigmoid() for conv, x in zip(self.head, maps, strict=True))
         return [F.interpolate(p, size=(side, side), mode="bicubic", align_corners=False) for p in found]
+
+
+def attention_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of an attention's logits with which pairs of patches are both of the object.
+
+    Args:
+        logits: ``(B, 1, N, N)`` of the patches of a square grid.
+        masks: ``(B, 1, H, W)`` in [0, 1].
+    """
+    side = math.isqrt(logits.shape[-1])
+    patches = F.interpolate(masks, size=(side, side), mode="bilinear", align_corners=False).flatten(2)
+    return F.binary_cross_entropy_with_logits(logits, patches.mT @ patches)
 
 
 def uncertainty_coefficient(progress: float, kind: Literal["linear", "cos"]) -> float:
