@@ -1,8 +1,8 @@
 """What the authors' code computes beside the method, without any effect on it (section 3.4 of the notes).
 
 Their checkpoints hold the parameters of an auxiliary head; :func:`dqnet.official.unused_entries` keeps them for an
-exact round trip. Nothing here takes part in training or inference. The notes
-leave out the formulas of this module; they were found from the stored numbers, which they reproduce.
+exact round trip. Nothing here takes part in training or inference. The notes do not say how the head resizes or what the
+attention loss compares; both were found by trying what reproduces the reference numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def attention_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """
     side = math.isqrt(logits.shape[-1])
     patches = F.interpolate(masks, size=(side, side), mode="bilinear", align_corners=False).flatten(2)
-    return F.binary_cross_entropy_with_logits(logits, patches.mT @ patches)
+    return F.binary_cross_entropy_with_logits(logits, (patches.mT @ patches)[:, None])
 
 
 def uncertainty_coefficient(progress: float, kind: Literal["linear", "cos"]) -> float:
