@@ -1,8 +1,8 @@
 """What the authors' code computes beside the method, without any effect on it (section 3.4 of the notes).
 
 Their checkpoints hold the parameters of an auxiliary head; :func:`dqnet.official.unused_entries` keeps them for an
-exact round trip. Nothing here takes part in training or inference. The notes do not say how the head resizes or what the
-attention loss compares; both were found by trying what reproduces the reference numbers.
+exact round trip. Nothing here takes part in training or inference. The notes do not say how the head resizes or what
+the attention loss compares; both were found by trying what reproduces the reference numbers.
 """
 
 from __future__ import annotations
