@@ -85,7 +85,7 @@ CLAIMS = {
         start=["+experiment=demo_vit", *_QUIET],
         settings=["+experiment=demo", *_QUIET],
         alone=["+experiment=demo_resnet", *_QUIET],
-        arms=[GATE, SUM, GLOBAL, CONCAT, WIDE, VIT, RESNET],
+        arms=[GATE, SUM, CONCAT, VIT, RESNET],
     ),
     "scratch": QueryClaim(
         title="Generated camouflage, 96x96, everything from scratch",

@@ -162,8 +162,8 @@ def test_settings_of_every_arm_are_those_of_the_package(
             "dqnet",
             "generated",
             [
-                *("dqnet_0", "dqnet__global_attention_0", "dqnet__summed_0", "resnet_0", "start_0", "transformer_0"),
-                *("transformer_and_resnet_0", "transformer_and_wider_resnet_0"),
+                *("dqnet_0", "dqnet__summed_0", "resnet_0", "start_0"),
+                *("transformer_0", "transformer_and_resnet_0"),
             ],
         ),
         ("dqnet", "scratch", ["dqnet_0", "resnet_0"]),
@@ -338,7 +338,7 @@ def test_arms_of_dqnet_start_with_one_transformer(
         return some_metrics(folder) | {"wFmeasure": 0.52 if folder.startswith("dqnet") else 0.5}
 
     processes.metrics = querying_is_better
-    _, result = run("dqnet", "generated", "--seeds", "4")
+    _, result = run("dqnet", "generated", "--all", "--seeds", "4")
     commands = {Path(settings[-1].partition("=")[2]).name: settings for _, settings in processes.commands}
     starts = {
         name: [Path(s).name if "=" in s else s for s in settings if s.startswith("init.")]
