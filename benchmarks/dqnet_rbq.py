@@ -91,19 +91,22 @@ def forward(fuse: Fuse, maps: list[Tensor]) -> Callable[[], object]:
 
 
 def measure_cpu(rounds: int) -> dict[str, Any]:
-    """Both passes at the paper's grid, and at one that windows divide, which saves nothing."""
-    sides, runs, rows = sides_of(some_query()), {}, []
-    for batch, grid in [*((batch, GRID) for batch in BATCHES), (BATCHES[-1], 20)]:
-        maps = some_maps(batch, grid)
-        apart = require_equal(sides, maps)
-        for words, way in (("forward", forward), ("forward and backward", both_ways)):
-            times = alternate({name: way(fuse, maps) for name, fuse in sides.items()}, rounds)
-            quotient = round(median(a / b for a, b in zip(times["explicit"], times["ours"])), 4)
-            name = f"RBQ, {words}, batch {batch}, grid {grid}"
-            seconds = {key: round(value, 5) for key, value in medians(times).items()}
-            runs[name] = {"ratio": quotient, "seconds": seconds, "largest_difference": apart}
-            rows.append(ratio(name, "explicit implementation", quotient, 1.5 if grid == GRID else 0.9, "min"))
-    return {"ratios": rows, "threads": torch.get_num_threads(), "runs": runs}
+    """With one thread and with all: the paper's grid, and one that windows divide, where padding costs nobody."""
+    sides, runs, rows, all_threads = sides_of(some_query()), {}, [], torch.get_num_threads()
+    for threads in sorted({1, all_threads}):
+        torch.set_num_threads(threads)
+        for batch, grid in [*((batch, GRID) for batch in BATCHES), (BATCHES[-1], 20)]:
+            maps = some_maps(batch, grid)
+            apart = require_equal(sides, maps)
+            for words, way in (("forward", forward), ("forward and backward", both_ways)):
+                times = alternate({name: way(fuse, maps) for name, fuse in sides.items()}, rounds)
+                quotient = round(median(a / b for a, b in zip(times["explicit"], times["ours"])), 4)
+                name = f"RBQ, {words}, batch {batch}, grid {grid}, {threads} thread{'s' * (threads > 1)}"
+                seconds = {key: round(value, 5) for key, value in medians(times).items()}
+                runs[name] = {"ratio": quotient, "seconds": seconds, "largest_difference": apart}
+                target = 1.5 if grid == GRID else 0.9
+                rows.append(ratio(name, "explicit implementation", quotient, target, "min"))
+    return {"ratios": rows, "threads": all_threads, "runs": runs}
 
 
 def measure_gpu(rounds: int, batch: int = 20) -> dict[str, Any]:
