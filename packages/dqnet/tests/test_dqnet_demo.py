@@ -21,7 +21,7 @@ def test_table_has_a_line_for_each_arm_and_the_start(tmp_path: Path, capsys: pyt
             metrics = dict.fromkeys(METRICS, 0.1 * place + 0.01 * seed)
             (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
     table = comparison(tmp_path, [0, 1])
-    assert [row[0] for row in table.rows] == [*ARMS.values(), "the transformer before that"]
+    assert [row[0] for row in table.rows] == [*ARMS.values(), "transformer, first stage"]
     assert table.rows[3][1] == "0.305 ± 0.007"
     assert comparison(tmp_path, [1]).rows[0][1:] == ("0.010",) * len(METRICS)
     show(table)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from vireo.report.html import Table
 
 ARMS = {  # in the order of the picture
-    "resnet": "ResNet alone, from scratch",
-    "vit": "transformer alone, trained on",
-    "concat": "transformer and ResNet, side by side",
-    "gate": "DQnet: the transformer queries the ResNet",
+    "resnet": "ResNet alone",
+    "vit": "transformer alone",
+    "concat": "both side by side",
+    "gate": "DQnet",
 }
 METRICS = {"wFmeasure": "weighted F", "maxEm": "max E", "Smeasure": "S", "MAE": "MAE", "IoU": "IoU at 0.5"}
 PICTURES = 6  # rows of the figure
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed, start in starts.items():
             trained = folder_of(arguments.output, "start", seed)
             every.append(pool.submit(run, "resnet", seed, "demo_resnet", None))
-            for arm in ("vit", "concat", "gate"):
+            for arm in ("gate", "concat", "vit"):  # the longest first
                 # the control goes on with its decoder too
                 init = "model" if arm == "vit" else "vit"
                 every.append(pool.submit(run, arm, seed, "demo", start, f"model.arm={arm}", f"init.{init}={trained}"))
@@ -88,7 +88,7 @@ def comparison(output: Path, seeds: Sequence[int]) -> Table:
         return [f"{mean(v):.3f}" + (f" ± {stdev(v):.3f}" if len(v) > 1 else "") for v in found]
 
     rows = [(title, *line(arm)) for arm, title in ARMS.items()]
-    rows.append(("the transformer before that", *line("start")))
+    rows.append(("transformer, first stage", *line("start")))
     return Table("Generated camouflage, pictures that were not trained on", ("arm", *METRICS.values()), rows)
 
 
