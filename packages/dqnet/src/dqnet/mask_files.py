@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -14,7 +13,7 @@ from torch import Tensor
 from vireo.data.decode import decode_image
 from vireo.data.header import read_header
 from vireo.data.image_files import IMAGE_SUFFIXES
-from vireo.data.records import FaultLog, OnError, note
+from vireo.data.records import FaultLog, OnError, find_faults, note
 from vireo.errors import InputError
 
 from .mask_dataset import MaskDataset
@@ -95,26 +94,14 @@ class MaskFolders(MaskDataset):
             InputError: for the first bad file, with ``on_error="raise"``, or if no pair is left.
         """
 
-        def fault(index: int) -> InputError | None:
-            try:
-                if decode:
-                    self.load(index)
-                else:
-                    image, mask = (read_header(path(index)).size for path in (self.image_path, self.mask_path))
-                    self._check_size(index, mask, image)
-            except InputError as error:
-                return error
-            return None
+        def check(index: int) -> None:
+            if decode:
+                self.load(index)
+            else:
+                image, mask = (read_header(path(index)).size for path in (self.image_path, self.mask_path))
+                self._check_size(index, mask, image)
 
-        bad = {}
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            for index, error in enumerate(pool.map(fault, range(len(self)))):
-                if error is None:
-                    continue
-                if self.on_error == "raise":
-                    pool.shutdown(cancel_futures=True)
-                    raise error
-                bad[index] = error
+        bad = find_faults(check, len(self), self.on_error, workers)
         self.sources = self.sources[np.setdiff1d(np.arange(len(self)), list(bad))]
         self.skipped += [f"{error.where}: {error.what}" for error in bad.values()]
         if not len(self):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch import Tensor
 
 from vireo.data.decode import decode_image
 from vireo.data.header import read_header
-from vireo.data.records import DetectionDataset, DetectionRecord, OnError
+from vireo.data.records import DetectionDataset, DetectionRecord, OnError, find_faults
 from vireo.errors import InputError
 
 
@@ -62,26 +61,14 @@ class FileDataset(DetectionDataset):
             InputError: for the first bad image, with ``on_error="raise"``.
         """
 
-        def fault(index: int) -> InputError | None:
-            path = self.image_path(index)
-            try:
-                if decode:
-                    self.load_image(index)
-                else:
-                    self._check_size(index, path, read_header(path).size)
-            except InputError as error:
-                return error
-            return None
+        def check(index: int) -> None:
+            if decode:
+                self.load_image(index)
+            else:
+                path = self.image_path(index)
+                self._check_size(index, path, read_header(path).size)
 
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            bad = {}
-            for i, error in enumerate(pool.map(fault, range(len(self)))):
-                if error is None:
-                    continue
-                if self.on_error == "raise":
-                    pool.shutdown(cancel_futures=True)
-                    raise error
-                bad[i] = error
+        bad = find_faults(check, len(self), self.on_error, workers)
         self.records = [record for i, record in enumerate(self.records) if i not in bad]
         self.skipped = [*self.skipped, *(f"{error.where}: {error.what}" for error in bad.values())]
 

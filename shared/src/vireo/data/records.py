@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -69,6 +70,43 @@ class FaultLog:
         if self.on_error == "raise":
             raise InputError(what, where, remedy)
         self.lines.append(f"{where}: {what}")
+
+
+def find_faults(
+    check: Callable[[int], object], count: int, on_error: OnError, workers: int = 4
+) -> dict[int, InputError]:
+    """Check the samples 0 to ``count`` - 1 of a data set, several at a time.
+
+    Args:
+        check: raises :class:`InputError` for a bad one; called in threads.
+        count: of samples.
+        on_error: ``"raise"`` stops at the first bad one.
+        workers: threads.
+
+    Returns:
+        The errors by index, in rising order.
+
+    Raises:
+        InputError: that of the first bad sample, with ``on_error="raise"``.
+    """
+
+    def fault(index: int) -> InputError | None:
+        try:
+            check(index)
+        except InputError as error:
+            return error
+        return None
+
+    found: dict[int, InputError] = {}
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for index, error in enumerate(pool.map(fault, range(count))):
+            if error is None:
+                continue
+            if on_error == "raise":
+                pool.shutdown(cancel_futures=True)
+                raise error
+            found[index] = error
+    return found
 
 
 def check_boxes(boxes: np.ndarray, sizes: np.ndarray, min_side: float = 0.0) -> tuple[np.ndarray, list[str | None]]:

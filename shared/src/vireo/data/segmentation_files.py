@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from vireo.data.decode import decode_image, read_encoded
 from vireo.data.header import parse_header, read_header
 from vireo.data.image_files import IMAGE_SUFFIXES
-from vireo.data.records import FaultLog, OnError, note
+from vireo.data.records import FaultLog, OnError, find_faults, note
 from vireo.data.segmentation import IGNORE, SegmentationDataset
 from vireo.errors import InputError
 
@@ -167,25 +166,13 @@ class ImageLabelFolders(SegmentationDataset):
             InputError: for the first bad file, with ``on_error="raise"``.
         """
 
-        def fault(index: int) -> InputError | None:
-            try:
-                if decode:
-                    self.load_image(index), self.load_labels(index)
-                else:
-                    self._check_size(index, read_header(self.label_path(index)).size)
-            except InputError as error:
-                return error
-            return None
+        def check(index: int) -> None:
+            if decode:
+                self.load_image(index), self.load_labels(index)
+            else:
+                self._check_size(index, read_header(self.label_path(index)).size)
 
-        bad = {}
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            for index, error in enumerate(pool.map(fault, range(len(self)))):
-                if error is None:
-                    continue
-                if self.on_error == "raise":
-                    pool.shutdown(cancel_futures=True)
-                    raise error
-                bad[index] = error
+        bad = find_faults(check, len(self), self.on_error, workers)
         self.sources = self.sources[np.setdiff1d(np.arange(len(self)), list(bad))]
         self.skipped += [f"{error.where}: {error.what}" for error in bad.values()]
         if not len(self):
