@@ -1,7 +1,7 @@
 """The claim of DQnet at small scale: does querying a ResNet's details help a transformer that is already trained?
 
     python benchmarks/claims/dqnet.py generated                  # generated camouflage, CPU
-    python benchmarks/claims/dqnet.py scratch                    # the same from scratch: where the method does not help
+    python benchmarks/claims/dqnet.py scratch                    # the same at another size, everything from scratch
     python benchmarks/claims/dqnet.py sod --root data/sod        # salient objects in photographs, CPU
     python benchmarks/claims/dqnet.py generated_gpu              # larger networks and pictures, for a GPU
     python benchmarks/claims/dqnet.py sod_gpu --root data/sod    # photographs at 224x224, for a GPU
@@ -92,7 +92,7 @@ CLAIMS = {
         start=None,
         settings=_SCRATCH,
         alone=_SCRATCH,
-        arms=[GATE, RESNET],
+        arms=[GATE, VIT, RESNET],
     ),
     "sod": QueryClaim(
         title="Salient objects in photographs, 96x96, from scratch",

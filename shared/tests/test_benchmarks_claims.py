@@ -166,7 +166,7 @@ def test_settings_of_every_arm_are_those_of_the_package(
                 *("transformer_0", "transformer_and_resnet_0"),
             ],
         ),
-        ("dqnet", "scratch", ["dqnet_0", "resnet_0"]),
+        ("dqnet", "scratch", ["dqnet_0", "resnet_0", "transformer_0"]),
         ("dqnet", "sod", ["dqnet_0", "start_0", "transformer_0", "transformer_and_resnet_0"]),
         (
             "g2sd",
