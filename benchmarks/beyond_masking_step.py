@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import parse_speed, ratio, speed_parser, write_speed
-from timing import alternate, medians
+from timing import H100_BF16, alternate, medians
 from torch import Tensor, nn
 
 from beyond_masking import TokenPretrainModel, build_degradation, pretrain_vit_base
@@ -29,7 +29,6 @@ from vireo.backbones.positions import sinusoid_table
 
 MASK_RATIO = 0.75
 TASKS = ("zoomed_in", "zoomed_out", "distorted", "blurred", "decolorized")
-H100_BF16 = 989e12  # dense bfloat16 operations a second that NVIDIA states for H100 and H200 SXM
 
 
 class PlainAttention(nn.Module):

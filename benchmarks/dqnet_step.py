@@ -27,13 +27,12 @@ import torch
 import torch.nn.functional as F
 from common import parse_speed, ratio, speed_parser, write_speed
 from dqnet_rbq import explicit_query
-from timing import alternate, medians
+from timing import alternate, flops_of, gpu_speed, medians
 from torch import Tensor, nn
 
 from dqnet import DQnet, structure_loss
 from dqnet.official_extras import AuxiliaryHead
 
-H100_BF16 = 989e12  # dense bfloat16 operations a second that NVIDIA states for H100 and H200 SXM
 SMALL: dict[str, Any] = {
     "image_size": 64,
     "vit": {"name": "vit_tiny_patch16", "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4},
@@ -166,29 +165,6 @@ def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
     return {"ratios": rows, "threads": torch.get_num_threads(), "runs": runs}
 
 
-def speed_of(step: Step, images: int, flops: float, rounds: int) -> dict[str, float]:
-    """Images a second, share of the device's peak, and memory of ``step``, which takes ``flops`` operations."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = median(alternate({"step": step}, rounds, warm_up=5)["step"])
-    return {
-        "images_per_s": round(images / seconds, 1),
-        "ms": round(1000 * seconds, 2),
-        "gflop_per_image": round(flops / images / 1e9, 2),
-        "utilisation": round(flops / seconds / H100_BF16, 4),
-        "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    }
-
-
-def flops_of(run: Step) -> float:
-    """Operations of a call."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
-
-
 def measure_gpu(rounds: int) -> dict[str, Any]:
     """Training at batch 20 and inference at 1 and 40, all in bfloat16."""
     torch.set_float32_matmul_precision("high")
@@ -205,7 +181,7 @@ def measure_gpu(rounds: int) -> dict[str, Any]:
         "ours": step_of(ours, [(images, masks)], torch.bfloat16),
         "ours, compiled": step_of(compiled, [(images, masks)], torch.bfloat16),
     }
-    found = {f"training, {name}": speed_of(step, 20, flops, rounds) for name, step in training.items()}
+    found = {f"training, {name}": gpu_speed(step, 20, flops, rounds) for name, step in training.items()}
     training.clear()
     once = flops_of(lambda: ours(images[:1].cuda()))
     for batch in (1, 40):
@@ -213,7 +189,7 @@ def measure_gpu(rounds: int) -> dict[str, Any]:
         for name, network in (("plain", plain), ("ours", ours), ("ours, compiled", compiled)):
             network.eval()
             run = torch.inference_mode()(torch.autocast("cuda", torch.bfloat16)(partial(network, pictures)))
-            found[f"inference, batch {batch}, {name}"] = speed_of(run, batch, once * batch, rounds)
+            found[f"inference, batch {batch}, {name}"] = gpu_speed(run, batch, once * batch, rounds)
     rows = []
     for what in ("training", "inference, batch 1", "inference, batch 40"):
         for name in ("ours", "ours, compiled"):

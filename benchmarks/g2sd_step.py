@@ -25,7 +25,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from common import parse_speed, ratio, speed_parser, write_speed
-from timing import alternate, medians
+from timing import alternate, flops_of, gpu_speed, medians
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -39,7 +39,6 @@ from g2sd.sizes import ENCODERS, mae_model, model_options
 from g2sd.teacher import FrozenTeacher, MAETeacher
 from vireo.engine.optim import compile_blocks
 
-H100_BF16 = 989e12  # dense bfloat16 operations a second that NVIDIA states for H100 and H200 SXM
 MASK_RATIO = 0.75
 CPU_TEACHER: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 5, "num_heads": 4}
 CPU_TEACHER |= {"decoder_dim": 64, "decoder_depth": 3, "decoder_heads": 4}
@@ -230,29 +229,6 @@ def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
     return {"ratios": [*rows, share], "threads": torch.get_num_threads(), "runs": runs}
 
 
-def speed_of(step: Step, images: int, flops: float, rounds: int) -> dict[str, float]:
-    """Images a second, share of the device's peak, and memory of ``step``, which takes ``flops`` operations."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = median(alternate({"step": step}, rounds, warm_up=5)["step"])
-    return {
-        "images_per_s": round(images / seconds, 1),
-        "ms": round(1000 * seconds, 2),
-        "gflop_per_image": round(flops / images / 1e9, 2),
-        "utilisation": round(flops / seconds / H100_BF16, 4),
-        "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    }
-
-
-def flops_of(run: Step) -> float:
-    """Operations of a call."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
-
-
 def measure_gpu(rounds: int) -> dict[str, Any]:
     """Both stages in bfloat16 with compiled blocks, and the plain implementation of the first."""
     torch.set_float32_matmul_precision("high")
@@ -266,17 +242,17 @@ def measure_gpu(rounds: int) -> dict[str, Any]:
     flops = flops_of(lambda: our_loss(teacher, student, images[:8], noise[:8]).backward()) * 32
     trained = [value for value in plain.args[1].parameters() if value.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=_Optim.lr, betas=_Optim.betas, weight_decay=_Optim.weight_decay)
-    found["generic, plain"] = speed_of(step_of(plain, adamw, torch.bfloat16), 256, flops, rounds)
+    found["generic, plain"] = gpu_speed(step_of(plain, adamw, torch.bfloat16), 256, flops, rounds)
     del plain, trained, adamw
     compile_transformer(student, teacher.network)
     ours = step_of(
         partial(our_loss, teacher, student, images, noise), build_adamw(student, _Optim, 256), torch.bfloat16
     )
-    found["generic"] = speed_of(ours, 256, flops, rounds)
+    found["generic"] = gpu_speed(ours, 256, flops, rounds)
     mask = random_mask(student.encoder, 256, noise, MASK_RATIO)
     patches = visible_patches(student.encoder, images, mask)
     alone = partial(teacher, patches, mask)
-    found["generic, teacher alone"] = speed_of(
+    found["generic, teacher alone"] = gpu_speed(
         alone, 256, flops_of(partial(teacher, patches[:8], _head(mask))) * 32, rounds
     )
 
@@ -292,7 +268,7 @@ def measure_gpu(rounds: int) -> dict[str, Any]:
     compile_blocks(small, Block)
     compile_blocks(base, Block)
     step = step_of(partial(specific, images, labels), build_adamw(small, _Optim, 128), torch.bfloat16)
-    found["specific"] = speed_of(step, 128, flops, rounds)
+    found["specific"] = gpu_speed(step, 128, flops, rounds)
     speed = found["generic"]["images_per_s"] / found["generic, plain"]["images_per_s"]
     share = found["generic, teacher alone"]["ms"] / found["generic"]["ms"]
     return {

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import parse_speed, ratio, speed_parser, write_speed
-from timing import alternate, medians
+from timing import alternate, flops_of, gpu_speed, medians
 from torch import Tensor, nn
 
 from itpn.attention import MlpBlock
@@ -33,7 +33,6 @@ from itpn.pretraining import build_adamw
 from itpn.sizes import itpn_backbone
 from vireo.engine.optim import compile_blocks
 
-H100_BF16 = 989e12  # dense bfloat16 operations a second that NVIDIA states for H100 and H200 SXM
 SMALL = {"embed_dim": 256, "depths": (1, 1, 6), "num_heads": 4}
 
 
@@ -238,28 +237,6 @@ def measure_cpu(batch: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def speed_of(step: Callable[[], object], images: Tensor, flops: float, rounds: int) -> dict[str, float]:
-    """Images a second, share of the device's peak, and memory of ``step``, which takes ``flops`` operations."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = median(alternate({"step": step}, rounds, warm_up=5)["step"])
-    return {
-        "images_per_s": round(len(images) / seconds, 1),
-        "gflop_per_image": round(flops / len(images) / 1e9, 2),
-        "utilisation": round(flops / seconds / H100_BF16, 4),
-        "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    }
-
-
-def flops_of(run: Callable[[], object]) -> float:
-    """Operations of a call."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
-
-
 def measure_gpu(batch: int, rounds: int) -> dict[str, Any]:
     """iTPN-B in bfloat16 with compiled blocks: classification, pre-training, and features of a detector's images."""
     torch.set_float32_matmul_precision("high")
@@ -276,7 +253,7 @@ def measure_gpu(batch: int, rounds: int) -> dict[str, Any]:
         run = partial(infer, classifier, images)
         flops = flops_of(partial(infer, classifier, images[:8])) * batch / 8
         compile_blocks(classifier, MlpBlock)
-        found[f"classification at {side}"] = speed_of(run, images, flops, rounds)
+        found[f"classification at {side}"] = gpu_speed(run, len(images), flops, rounds)
 
     backbone = itpn_backbone("itpn_base", img_size=224)
     assert isinstance(backbone, HiViT)
@@ -285,13 +262,13 @@ def measure_gpu(batch: int, rounds: int) -> dict[str, Any]:
     run = partial(infer, features, images)
     flops = flops_of(run)
     compile_blocks(features, MlpBlock)
-    found["detection features at 800x1280"] = speed_of(run, images, flops, rounds)
+    found["detection features at 800x1280"] = gpu_speed(run, len(images), flops, rounds)
 
     model = our_model("itpn_base").cuda()
     images, noise = torch.randn(batch, 3, 224, 224, device="cuda"), torch.rand(batch, model.num_units, device="cuda")
     flops = flops_of(lambda: model(images[:8], noise[:8]).loss.backward()) * batch / 8
     compile_blocks(model, MlpBlock)
-    found["pre-training"] = speed_of(our_step(model, images, noise, torch.bfloat16), images, flops, rounds)
+    found["pre-training"] = gpu_speed(our_step(model, images, noise, torch.bfloat16), len(images), flops, rounds)
     shares = {name: ("989 TFLOP/s", values["utilisation"], 0.3, "min") for name, values in found.items()}
     return {
         "ratios": [ratio(f"utilisation, {name}", *share) for name, share in shares.items()],

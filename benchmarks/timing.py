@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from vireo.data import Loader
 
+H100_BF16 = 989e12  # dense bfloat16 operations a second that NVIDIA states for H100 and H200 SXM
+
 
 def alternate(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds of every side in each of ``rounds`` rounds, after ``warm_up`` rounds that are not counted.
@@ -36,6 +38,29 @@ def alternate(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: i
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The median of each side."""
     return {name: median(values) for name, values in seconds.items()}
+
+
+def flops_of(run: Callable[[], object]) -> float:
+    """Operations of a call, two for a multiplication with its addition."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def gpu_speed(step: Callable[[], object], images: int, flops: float, rounds: int) -> dict[str, float]:
+    """Images a second, share of an H100's bfloat16 peak, and memory of ``step``, which takes ``flops`` operations."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = median(alternate({"step": step}, rounds, warm_up=5)["step"])
+    return {
+        "images_per_s": round(images / seconds, 1),
+        "ms": round(1000 * seconds, 2),
+        "gflop_per_image": round(flops / images / 1e9, 2),
+        "utilisation": round(flops / seconds / H100_BF16, 4),
+        "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+    }
 
 
 def alternate_epochs(

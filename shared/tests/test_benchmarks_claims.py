@@ -445,6 +445,30 @@ def test_sides_take_turns(module: object) -> None:
     assert timing.medians(seconds)["other"] >= 0.01 > timing.medians(seconds)["one"]
 
 
+def test_speed_on_a_device_is_of_counted_operations(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    timing = importlib.import_module("timing")
+    layer = torch.nn.Linear(8, 4)
+    flops = timing.flops_of(lambda: layer(torch.zeros(16, 8)))
+    assert flops == 2 * 16 * 8 * 4
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 3 * 2**30)
+    calls: list[float] = []
+
+    def step() -> None:
+        calls.append(flops)
+        time.sleep(0.01)
+
+    found = timing.gpu_speed(step, 16, flops=989e10, rounds=3)  # a hundredth of what the device does in a second
+    assert len(calls) == 5 + 3
+    assert found["peak_memory_gb"] == 3
+    assert 10 <= found["ms"] < 1000
+    assert found["images_per_s"] == pytest.approx(16_000 / found["ms"], rel=0.01)
+    assert found["utilisation"] == pytest.approx(10 / found["ms"], rel=0.01)
+
+
 def test_wait_is_a_share_of_the_step_over_several_epochs(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
     seen: list[tuple[int, int]] = []
