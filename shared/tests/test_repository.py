@@ -74,7 +74,9 @@ def test_every_package_has_the_same_rooms(paper: str) -> None:
     assert metadata["name"] == paper.replace("_", "-")
     assert "vireo @ {root:parent:parent:uri}/shared" in metadata["dependencies"]
     assert metadata["requires-python"] == ">=3.11"
-    scripts = {script.removeprefix(f"{metadata['name']}-") for script in metadata["scripts"]}
+    prefixes, _, kinds = zip(*(script.rpartition("-") for script in metadata["scripts"]))
+    scripts = set(kinds)
+    assert len({prefix.split("-")[0] for prefix in prefixes}) == 1
     assert "eval" in scripts
     assert scripts & {"train", "pretrain"}
 
