@@ -133,6 +133,31 @@ def test_fpn_shapes(norm: Any, extra: Any, levels: int) -> None:
     assert all(p.grad is not None for p in fpn.parameters())
 
 
+@pytest.mark.parametrize("extra", ["conv", "pool"])
+def test_fpn_with_two_extra_levels(extra: Any) -> None:
+    fpn = FPN([8, 16], 32, extra=extra, extra_levels=2)
+    maps = fpn([torch.randn(1, 8, 9, 13), c5 := torch.randn(1, 16, 5, 7)])
+    assert [tuple(m.shape[2:]) for m in maps] == [(9, 13), (5, 7), (3, 4), (2, 2)]
+    if extra == "conv":
+        state = fpn.state_dict()
+        assert [state[f"fpn_convs.{i}.conv.weight"].shape[1] for i in (2, 3)] == [16, 32]
+        torch.testing.assert_close(maps[2], fpn.fpn_convs[2](c5))
+        torch.testing.assert_close(maps[3], fpn.fpn_convs[3](maps[2]))  # no activation between
+    else:
+        torch.testing.assert_close(maps[3], maps[1][..., ::4, ::4])
+
+
+def test_fpn_that_returns_its_finest_level_only() -> None:
+    whole = FPN([8, 16], 32, extra="none")
+    fpn = FPN([8, 16], 32, extra="none", outputs=1)
+    fpn.load_state_dict({k: v for k, v in whole.state_dict().items() if not k.startswith("fpn_convs.1.")})
+    maps = [torch.randn(1, 8, 9, 13), torch.randn(1, 16, 5, 7)]
+    (found,) = fpn(maps)
+    torch.testing.assert_close(found, whole(maps)[0])
+    with pytest.raises(InputError, match="only 1 of 2 levels"):
+        FPN([8, 16], 32, outputs=1)
+
+
 def test_plain_fpn_equals_torchvisions() -> None:
     from torchvision.ops import FeaturePyramidNetwork
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool

@@ -8,6 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vireo.errors import InputError
+
 Norm = Literal["gn", "none"]
 
 
@@ -29,7 +31,7 @@ class ConvNorm(nn.Module):
 
 
 class FPN(nn.Module):
-    """Top-down pyramid over backbone maps, with one extra level at twice the coarsest stride.
+    """Top-down pyramid over backbone maps, with extra levels at twice the coarsest stride and beyond.
 
     Parameter names follow mmdetection (``lateral_convs.{i}.conv``, ``fpn_convs.{i}.conv``, ``.gn``).
 
@@ -39,6 +41,12 @@ class FPN(nn.Module):
         norm: ``"gn"`` puts GroupNorm(32) after every convolution, ``"none"`` is the plain pyramid.
         extra: the extra level, a stride-2 3x3 convolution of the coarsest backbone map (``"conv"``) or a stride-2
             subsampling of the coarsest output (``"pool"``, Faster R-CNN's default); ``"none"`` leaves it out.
+        extra_levels: how many; each further one is made in the same way from the level before.
+        outputs: how many of the backbone's levels are returned, the finest; default all. Others take part in the
+            top-down path only.
+
+    Raises:
+        InputError: extra levels of a pyramid whose coarsest map is not returned.
     """
 
     def __init__(
@@ -47,22 +55,35 @@ class FPN(nn.Module):
         out_channels: int = 256,
         norm: Norm = "gn",
         extra: Literal["conv", "pool", "none"] = "conv",
+        extra_levels: int = 1,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
+        self.outputs = len(in_channels) if outputs is None else outputs
         self.out_channels, self.extra = out_channels, extra
+        self.extra_levels = 0 if extra == "none" else extra_levels
+        if self.extra_levels and self.outputs < len(in_channels):
+            what = f"extra levels would follow a gap: only {self.outputs} of {len(in_channels)} levels are returned"
+            raise InputError(what, "FPN", "set extra to none, or return all levels")
         self.lateral_convs = nn.ModuleList(ConvNorm(c, out_channels, 1, norm) for c in in_channels)
-        self.fpn_convs = nn.ModuleList(ConvNorm(out_channels, out_channels, 3, norm) for _ in in_channels)
+        self.fpn_convs = nn.ModuleList(ConvNorm(out_channels, out_channels, 3, norm) for _ in range(self.outputs))
         if extra == "conv":
-            self.fpn_convs.append(ConvNorm(in_channels[-1], out_channels, 3, norm, stride=2))
+            for channels in (in_channels[-1], *[out_channels] * extra_levels)[:extra_levels]:
+                self.fpn_convs.append(ConvNorm(channels, out_channels, 3, norm, stride=2))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps ``(B, C_i, H_i, W_i)``, finest first, to maps ``(B, out_channels, H_i, W_i)`` and the extra level."""
+        """Maps ``(B, C_i, H_i, W_i)``, finest first, to maps ``(B, out_channels, H_i, W_i)`` and the extra levels."""
         merged = [conv(x) for conv, x in zip(self.lateral_convs, features)]
         for i in range(len(merged) - 1, 0, -1):
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
-        outputs = [conv(x) for conv, x in zip(self.fpn_convs, merged)]
-        if self.extra == "conv":
-            outputs.append(self.fpn_convs[-1](features[-1]))
-        elif self.extra == "pool":
-            outputs.append(F.max_pool2d(outputs[-1], kernel_size=1, stride=2))
+        outputs = [conv(x) for conv, x in zip(self.fpn_convs, merged[: self.outputs])]
+        coarsest = features[-1] if self.extra == "conv" else outputs[-1]
+        for i in range(self.extra_levels):
+            last = self.fpn_convs[self.outputs + i] if self.extra == "conv" else _subsample
+            outputs.append(coarsest := last(coarsest))
         return outputs
+
+
+def _subsample(x: Tensor) -> Tensor:
+    """Every second row and column."""
+    return F.max_pool2d(x, kernel_size=1, stride=2)
