@@ -48,7 +48,7 @@ def draw_points(
         raise ValueError(f"{len(rows)} colours for {count} points")
     rows = np.broadcast_to(rows, (count, 3))
     side = max(_SMALLEST, round(max(pixels.shape[:2]) / _SHARE)) if radius is None else radius
-    seen = (centres > -side).all(1) & (centres < np.array(pixels.shape[1::-1]) + side).all(1)
+    seen = np.all((centres > -side) & (centres < np.array(pixels.shape[1::-1]) + side), axis=1)
     for i in np.argsort(values, kind="stable"):
         if seen[i]:
             centre: Sequence[int] = np.rint(centres[i]).astype(int).tolist()
