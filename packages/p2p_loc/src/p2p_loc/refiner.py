@@ -155,12 +155,12 @@ class PointRefiner:
             sums = [np.bincount(owner, weight * boxes[:, edge], count) for edge in range(4)]
             with np.errstate(invalid="ignore"):
                 return np.stack(sums, axis=1) / total[:, None]
+        edges = boxes
+        joins: tuple[np.ufunc, ...] = (np.minimum, np.maximum, np.minimum, np.maximum)
         if self.mode == "legacy_center":
-            centres = np.tile((boxes[:, :2] + boxes[:, 2:]) / 2, 2)
             alone = np.bincount(owner, minlength=count)[owner] == 1  # a single detection keeps its box
-            joins, edges = (np.minimum, np.minimum, np.maximum, np.maximum), np.where(alone[:, None], boxes, centres)
-        else:
-            joins, edges = (np.minimum, np.maximum, np.minimum, np.maximum), boxes
+            edges = np.where(alone[:, None], boxes, np.tile((boxes[:, :2] + boxes[:, 2:]) / 2, 2))
+            joins = (np.minimum, np.minimum, np.maximum, np.maximum)
         joined = np.empty((count, 4))
         for edge, join in enumerate(joins):
             joined[:, edge] = np.inf if join is np.minimum else -np.inf
