@@ -113,8 +113,8 @@ class LocationEvaluator:
             although TinyPerson's rules speak of ``ignore`` and ``uncertain``: add these for the documented rule.
         multi_match_neutral: detections near an object that a better one has matched are neutral, not wrong.
         multi_match_tau: the distance of these; default: that of the condition.
-        without_objects: ``"official"``: a class without objects in a range has AP and AR 1 if nothing is detected there,
-            else 0, and counts in the mean. ``"skip"``: it is -1 and left out of the mean.
+        without_objects: ``"official"``: a class without objects in a range has AP and AR 1 if nothing is detected
+            there, else 0, and counts in the mean. ``"skip"``: it is -1 and left out of the mean.
 
     Raises:
         InputError: no or not positive ``taus`` or ``max_dets``, or an empty range.

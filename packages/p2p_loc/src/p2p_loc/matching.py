@@ -1,7 +1,7 @@
 """Matching of detected points to objects by their distance in units of the object's size.
 
-The nearness of a point to an object is ``V = 1 / (1 + d^2)`` with ``d^2 = (dx / w)^2 + (dy / h)^2``; within a distance of
-tau it is at least ``1 / (1 + tau^2)``. Detections are taken in the order of their scores. Those of one score (up to
+The nearness of a point to an object is ``V = 1 / (1 + d^2)`` with ``d^2 = (dx / w)^2 + (dy / h)^2``; within a distance
+of tau it is at least ``1 / (1 + tau^2)``. Detections are taken in the order of their scores. Those of one score (up to
 1e-8) form a group, inside which the nearest pair is matched first; every object is matched once.
 
 That rule is one scan over the pairs that are near enough, sorted by group, nearness and position: a pair is taken if
@@ -53,9 +53,7 @@ def near_pairs(points: np.ndarray, objects: np.ndarray, tau: float) -> Pairs:
     dy *= dy
     dx += dy
     dx += 1
-    row, column = np.nonzero(
-        dx <= np.float32((1 + tau * tau) * (1 + 1e-6))
-    )  # a superset: nearness is rounded once more
+    row, column = np.nonzero(dx <= np.float32((1 + tau * tau) * (1 + 1e-6)))  # a superset: V is rounded again
     nearness = 1 / dx[row, column]
     kept = nearness >= threshold(tau)
     return Pairs(row[kept], column[kept], nearness[kept])
