@@ -1,0 +1,82 @@
+"""From configuration to objects: network, optimizer and schedule of a round."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from vireo.engine.cli import plain
+from vireo.engine.schedule import Schedule, build_schedule
+from vireo.errors import InputError
+
+from .localizer import Localizer
+
+NETWORKS = {  # name of a model configuration: where its class is
+    "small": ("small", "SmallLocalizer"),
+    "reppoints": ("reppoints", "RepPoints"),
+    "p2p": ("p2p_head", "P2PNet"),
+}
+_DOWNLOADS = {"pretrained": False, "backbone_weights": None}
+
+
+def build_localizer(model: Any, num_classes: int, *, fresh: bool = True) -> Localizer:
+    """The network of a ``model`` configuration: ``name`` and the arguments of its class.
+
+    Args:
+        model: the configuration.
+        num_classes: of the data.
+        fresh: False where weights are loaded next, so that nothing is downloaded for the backbone.
+
+    Raises:
+        InputError: an unknown name or argument.
+    """
+    options = plain(model)
+    name = options.pop("name")
+    if name not in NETWORKS:
+        raise InputError(f"unknown network {name!r}", "model.name", f"use one of {', '.join(NETWORKS)}")
+    if not fresh:
+        options |= {key: value for key, value in _DOWNLOADS.items() if key in options}
+    module, kind = NETWORKS[name]
+    try:
+        network: Localizer = getattr(import_module(f"p2p_loc.{module}"), kind)(num_classes=num_classes, **options)
+    except TypeError as error:  # of the constructor: it names the argument
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        if unknown is None:
+            raise
+        what = f"the network {name} has no argument {unknown[1]}"
+        raise InputError(what, "model", f"see the arguments of p2p_loc.{kind}") from error
+    return network
+
+
+def build_optimizer(model: nn.Module, optim: Any) -> Optimizer:
+    """SGD, Adam or AdamW over everything that trains, with one weight decay for all (norms and biases included).
+
+    Raises:
+        InputError: an unknown name, or a rate that trains nothing.
+    """
+    if not optim.lr > 0:
+        raise InputError(f"a rate of {optim.lr} trains nothing", "optim.lr", "use a positive one, e.g. 0.01")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if optim.name == "sgd":
+        return torch.optim.SGD(parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if optim.name not in kinds:
+        raise InputError(f"unknown optimizer {optim.name!r}", "optim.name", "use sgd, adam or adamw")
+    return kinds[optim.name](parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+
+
+def schedule_for(optim: Any, epochs: int, steps_per_epoch: int) -> Schedule:
+    """The learning-rate schedule of an ``optim`` configuration."""
+    return build_schedule(
+        optim.schedule,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=optim.warmup_steps,
+        warmup_start=optim.warmup_start,
+        milestones=list(optim.milestones),
+    )
