@@ -431,3 +431,23 @@ def test_wandb_is_imported_only_on_demand(tmp_path: Path, monkeypatch: pytest.Mo
     assert calls[1][0] == 1
     assert "train/losses/l2" in calls[1][1]
     assert calls[-1] == "finished"
+
+
+def test_runs_one_after_the_other_share_a_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such runs join nobody and do not end the group, and train what runs of their own would."""
+    alone = tiny.train(str(tmp_path / "alone"), epochs=1)
+    monkeypatch.setattr("vireo.engine.resumable.dist.is_initialized", lambda: False)
+    left: list[str] = []
+    monkeypatch.setattr("vireo.engine.resumable.dist.destroy_process_group", lambda: left.append("left"))
+    first = Run(tmp_path / "first", accelerator="cpu")
+    first.launch()
+    monkeypatch.setattr("vireo.engine.resumable.join", lambda _: pytest.fail("joined again"))
+    for name in ("second", "third"):
+        network = tiny.train(str(tmp_path / name), epochs=1, fabric=first.fabric)
+        assert same(dict(network.state_dict()), dict(alone.state_dict()))
+    monkeypatch.setattr("vireo.engine.resumable.dist.is_initialized", lambda: True)
+    monkeypatch.setattr(Run, "world_size", 2)
+    Run(tmp_path / "guest", fabric=first.fabric)._close_group()
+    assert left == []
+    first._close_group()
+    assert left == ["left"]

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
+from lightning.fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -57,6 +58,7 @@ class ResumableRun:
         log_every: int = 50,
         resume: Literal["auto", "never"] = "auto",
         find_unused_parameters: bool = False,
+        fabric: Fabric | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.seed, self.config, self.total_epochs = seed, dict(config or {}), epochs
@@ -65,7 +67,8 @@ class ResumableRun:
         self.grad_clip, self.accumulate = grad_clip, max(1, accumulate)
         # a worker that torchrun restarts must go on, whatever it was first started with
         self.resume = "auto" if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) else resume
-        self.fabric = build_fabric(accelerator, devices, strategy, precision, find_unused_parameters)
+        self._owns_group = fabric is None
+        self.fabric = fabric or build_fabric(accelerator, devices, strategy, precision, find_unused_parameters)
         self.epoch = self.step_count = 0
         self.best: float | None = None
         self.metrics: dict[str, Any] = {}
@@ -148,7 +151,8 @@ class ResumableRun:
         Raises:
             InputError: the folder cannot be written.
         """
-        join(self.fabric)
+        if self._owns_group:
+            join(self.fabric)
         self.console = Console(self.is_main)
         finished = False
         if self.is_main:
@@ -296,7 +300,7 @@ class ResumableRun:
         raise SystemExit(0)
 
     def _close_group(self) -> None:
-        if self.world_size > 1 and dist.is_initialized():
+        if self._owns_group and self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     def _event(self, name: str, **fields: Any) -> None:

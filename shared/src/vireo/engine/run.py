@@ -76,6 +76,9 @@ class Run(ResumableRun):
         log_every: steps between lines of the log; its losses are means over these steps and all processes.
         resume: ``auto``, or ``never``: remove the folder's checkpoints, log and results and start anew.
         find_unused_parameters: for DDP, where some parameters get no gradient in some steps.
+        fabric: where several runs follow one another in a process: one that has joined the others already, in place of
+            ``accelerator``, ``devices``, ``strategy`` and ``precision``. The run joins nothing then, and leaves the
+            group to the caller (:func:`~vireo.engine.rendezvous.leave_group`).
     """
 
     def steps_per_epoch(self, loader: EpochLoader) -> int:
