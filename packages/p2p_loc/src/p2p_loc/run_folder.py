@@ -120,7 +120,7 @@ class RunFolder:
         config, last = self.config, self.path / f"round_{len(result.rounds) - 1}"
         for name in ("model.safetensors", "config.json"):
             with open(last / name, "rb") as source:
-                write_atomically(self.path / name, lambda file: shutil.copyfileobj(source, file))  # noqa: B023
+                write_atomically(self.path / name, lambda file: shutil.copyfileobj(source, file))
         rows = [entry.row() for entry in result.rounds]
         content = json.loads((last / "metrics.json").read_text())
         wall = sum(row["train_s"] + row.get("predict_s", 0.0) for row in rows)

@@ -10,7 +10,7 @@ torchrun --nproc-per-node 2 -m p2p_loc.train ...                 # several proce
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vireo.engine.cli import entry_point
 
@@ -26,7 +26,7 @@ def main(config: DictConfig) -> None:
     from vireo.engine.devices import build_fabric, join, place_of
     from vireo.engine.rendezvous import leave_group
 
-    from .data import build_evaluation_set, build_training
+    from .data import build_sets
     from .detection import all_detections
     from .refiner import PointRefiner
     from .rounds import self_refine_rounds
@@ -34,8 +34,8 @@ def main(config: DictConfig) -> None:
 
     monitor = require_settings(config)
     refiner = PointRefiner(**config.refine)
-    where = (config.run[name] for name in ("accelerator", "devices", "strategy", "precision"))
-    fabric = build_fabric(*where, find_unused_parameters=False)
+    kind = config.run
+    fabric = build_fabric(kind.accelerator, kind.devices, kind.strategy, kind.precision, False)
     join(fabric)
     here = place_of(fabric)
     folder = RunFolder(config, main=fabric.global_rank == 0)
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
         leave_group()
         return
 
-    training, val_set = build_training(config.data), build_evaluation_set(config.data)
+    training, val_set = build_sets(config.data)
     folder.write_classes(training.classes, training.category_ids)
     tiles = training.dataset(train=False)
     seconds: dict[str, float] = {}
@@ -116,12 +116,12 @@ def train_round(
         for images, targets in run.batches(loader):
             run.step(model(images, targets), image_ids=[int(target["image_id"]) for target in targets])
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-            here = place_of(fabric)
-            run.record(evaluate_localizer(run.evaluated_model, val_set, config.data, config.eval, **here))
+            evaluated = cast("Localizer", run.evaluated_model)
+            run.record(evaluate_localizer(evaluated, val_set, config.data, config.eval, **place_of(fabric)))
 
     write_skipped(run, training, val_set, loader)
     run.finish()
-    return run.evaluated_model
+    return cast("Localizer", run.evaluated_model)
 
 
 if __name__ == "__main__":
