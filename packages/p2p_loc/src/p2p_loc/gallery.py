@@ -1,0 +1,128 @@
+"""The pictures of a run: labels moving from round to round, and predicted beside true locations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vireo.report import grid, write_picture
+
+from .annotations import PointAnnotations
+from .draw import draw_points
+
+if TYPE_CHECKING:
+    from vireo.data import DetectionDataset
+
+    from .localizer import Localizer
+
+PICTURES = {
+    "Labels of training images, round by round (cross: true centre, line: the way from the coarse point)": "labels_*",
+    "Evaluation images: true centres, and predicted locations by score": "locations_*",
+}
+SCORE_SHOWN = 0.2
+_LEAST_SIDE = 384  # of a picture; smaller images are enlarged by a whole factor
+_TRUE, _LABEL, _WAY = (255, 255, 255), (255, 214, 10), (255, 120, 60)  # RGB
+
+
+def write_gallery(
+    model: Localizer, dataset: DetectionDataset, data: Any, count: int, folder: Path, device: Any
+) -> None:
+    """``gallery/locations_*.png``: true centres, and the locations of a score of 0.2 or more, side by side.
+
+    Args:
+        model: left in evaluation mode.
+        dataset: of which ``count`` images with objects, evenly spaced, are drawn.
+        data: its configuration; ``eval_tile`` and ``eval_overlap`` are used.
+        count: images.
+        folder: of the run.
+        device: of the model.
+    """
+    from .detection import detect
+
+    busy = [i for i, record in enumerate(dataset.records) if len(record)]
+    for number, index in enumerate(_spread(busy, count)):
+        image, target = dataset[index]
+        found = detect(model, image, tile=data.eval_tile, overlap=data.eval_overlap, device=device)
+        sure = found["scores"] >= SCORE_SHOWN
+        picture, factor = enlarged(image.permute(1, 2, 0).numpy())
+        cells = [
+            draw_points(picture, factor * _centres(target["boxes"].numpy()), colours=_TRUE),
+            draw_points(picture, factor * _centres(found["boxes"][sure].numpy()), scores=found["scores"][sure]),
+        ]
+        sheet = grid(cells, 2, ["true centres", f"predicted (score >= {SCORE_SHOWN})"])
+        write_picture(folder / "gallery" / f"locations_{number:02d}.png", sheet)
+
+
+def write_label_pictures(training: Any, labels: Sequence[dict[str, Any]], count: int, folder: Path) -> None:
+    """``gallery/labels_*.png``: an image with its labels, once for each round.
+
+    Args:
+        training: of :func:`~p2p_loc.data.build_training`.
+        labels: the COCO dict of each round.
+        count: images, evenly spaced among those with objects.
+        folder: of the run.
+    """
+    first = PointAnnotations.from_coco(labels[0])
+    dataset = training.dataset(train=False)
+    chosen = set(np.unique(first.image_ids).tolist())
+    busy = [i for i, record in enumerate(dataset.records) if record.image_id in chosen]
+    for number, index in enumerate(_spread(busy, count)):
+        image_id = dataset.records[index].image_id
+        picture, factor = enlarged(dataset.load_image(index).permute(1, 2, 0).numpy())
+        cells = [draw_labels(picture, _of_image(content, image_id), factor) for content in labels]
+        names = ["coarse points", *(f"refined in round {t}" for t in range(len(labels) - 1))]
+        write_picture(folder / "gallery" / f"labels_{number:02d}.png", grid(cells, len(cells), names))
+
+
+def draw_labels(picture: np.ndarray, labels: PointAnnotations, factor: int = 1) -> np.ndarray:
+    """Label centres as yellow disks, the way to them from the coarse points, and crosses at the true centres.
+
+    Args:
+        picture: uint8 ``(H, W, 3)`` RGB.
+        labels: of the image.
+        factor: by which the picture is larger than the image.
+    """
+    import cv2
+
+    canvas = picture.copy()
+    reach = max(3, round(max(picture.shape[:2]) / 90))
+    places = factor * _centres(labels.boxes)
+    for point, place in zip(factor * labels.points, places):
+        cv2.line(canvas, _pixel(point), _pixel(place), _WAY, max(1, reach // 3), cv2.LINE_AA)
+    if labels.true_boxes is not None:
+        for centre in factor * _centres(labels.true_boxes[np.isfinite(labels.true_boxes).all(1)]):
+            for colour, width in (((0, 0, 0), 3), (_TRUE, 1)):
+                cv2.drawMarker(canvas, _pixel(centre), colour, cv2.MARKER_TILTED_CROSS, 3 * reach, width, cv2.LINE_AA)
+    return draw_points(canvas, places, colours=_LABEL)
+
+
+def enlarged(picture: np.ndarray) -> tuple[np.ndarray, int]:
+    """The picture enlarged by a whole factor until its longer side has 384 pixels, and the factor."""
+    factor = max(1, -(-_LEAST_SIDE // max(picture.shape[:2])))
+    return np.ascontiguousarray(picture.repeat(factor, 0).repeat(factor, 1)), factor
+
+
+def _of_image(content: dict[str, Any], image_id: int) -> PointAnnotations:
+    """The annotations of one image of a COCO dict."""
+    rows = [row for row in content["annotations"] if row["image_id"] == image_id]
+    return PointAnnotations.from_coco({**content, "annotations": rows})
+
+
+def _centres(boxes: Any) -> np.ndarray:
+    """float64 ``(n, 2)`` of xyxy boxes."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    centres: np.ndarray = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return centres
+
+
+def _pixel(place: np.ndarray) -> Sequence[int]:
+    whole: Sequence[int] = np.rint(place).astype(int).tolist()
+    return whole
+
+
+def _spread(places: Sequence[int], count: int) -> list[int]:
+    """``count`` of the places, evenly over their range."""
+    return [places[i] for i in np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)]

@@ -1,0 +1,89 @@
+"""The page of a run: how labels and locations changed from round to round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vireo.report import write_report as write_page
+from vireo.report.curves import plot_lines
+from vireo.report.html import Table
+
+from .gallery import PICTURES
+
+TITLE = "P2P-Loc"
+_LABELS = {  # of the statistics of a round's labels
+    "error": "label error",
+    "improved": "nearer to the true centre",
+    "moved": "moved",
+    "movement": "way, px",
+    "size": "size, px",
+}
+
+
+def write_report(
+    folder: Path, paper_metrics: Mapping[str, float] | None = None, title: str = TITLE, tables: Sequence[Table] = ()
+) -> Path:
+    """``report.html`` of a run from the files in its folder.
+
+    Args:
+        folder: of a run of ``p2p-train`` with ``rounds.json`` and ``metrics.json``.
+        paper_metrics: published numbers for this setting, of the names of our metrics.
+        title: heading of the page.
+        tables: further tables, shown first.
+    """
+    result = json.loads((folder / "metrics.json").read_text())
+    rows = json.loads((folder / "rounds.json").read_text())
+    log = (folder / f"round_{rows[-1]['round']}" / "log.jsonl").read_text().splitlines()
+    found = {heading: sorted((folder / "gallery").glob(f"{pattern}.png")) for heading, pattern in PICTURES.items()}
+    return write_page(
+        folder,
+        title,
+        result["config"],
+        [json.loads(line) for line in log],
+        result["metrics"],
+        paper_metrics=paper_metrics,
+        gallery=[(heading, files) for heading, files in found.items() if files],
+        tables=[*tables, rounds_table(rows)],
+        curves=round_curves(rows),
+    )
+
+
+def rounds_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each round: its labels, and what a detector trained on them finds.
+
+    Args:
+        rows: the content of ``rounds.json``.
+    """
+    names = [name for name in rows[0].get("metrics") or {} if _is_shown(name)]
+    known = [name for name in _LABELS if rows[0]["labels"].get(name) is not None]
+    lines = []
+    for row in rows:
+        labels = [f"{row['labels'][name]:.3f}" if name in known else "" for name in known]
+        metrics = row.get("metrics") or {}
+        lines.append([row["round"], *labels, *(f"{metrics[name]:.4f}" for name in names)])
+    return Table("Rounds", ("round", *(_LABELS[name] for name in known), *names), lines)
+
+
+def round_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Average precision and label error over the rounds as SVG; none for a single round."""
+    if len(rows) < 2:
+        return {}
+    numbers = [row["round"] for row in rows]
+    curves = {}
+    scored = [row for row in rows if row.get("metrics")]
+    names = [name for name in (scored[0]["metrics"] if scored else {}) if _is_shown(name)]
+    if names and len(scored) == len(rows):
+        lines = {name: (numbers, [row["metrics"][name] for row in rows]) for name in names}
+        curves["Locations by round"] = plot_lines(lines, "round", "average precision")
+    if all(row["labels"].get("error") is not None for row in rows):
+        lines = {"label error": (numbers, [row["labels"]["error"] for row in rows])}
+        curves["Labels by round"] = plot_lines(lines, "round", "distance to the true centre, in sides")
+    return curves
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a metric is an average precision over objects of all sizes."""
+    return name.startswith("AP@") and "_" not in name
