@@ -64,8 +64,8 @@ def detect(
         device: where the network works; default: where it is.
 
     Returns:
-        ``boxes`` ``(n, 4)`` xyxy in pixels of the image, ``scores`` ``(n,)`` and ``labels`` ``(n,)`` class indices, best
-        first, on the CPU.
+        ``boxes`` ``(n, 4)`` xyxy in pixels of the image, ``scores`` ``(n,)`` and ``labels`` ``(n,)``, class indices;
+        best first, on the CPU.
 
     Raises:
         InputError: a tile without pixels, or that overlaps wholly.
@@ -107,7 +107,7 @@ def prediction_loader(
         device, rank, world_size: of this process.
     """
     if not tiled or data.eval_tile is None:
-        here = {"device": device, "rank": rank, "world_size": world_size}
+        here: dict[str, Any] = {"device": device, "rank": rank, "world_size": world_size}
         return build_loader(dataset, data, train=False, seed=0, **here)
     return Loader(
         dataset,

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from vireo.errors import InputError
 
-from .annotations import Detections, to_xywh, to_xyxy
-from .matching import CONDITIONS, Pairs, near_pairs, scan, score_groups, threshold
-
-SizeRanges = Mapping[str, tuple[float, float]]
+from .annotations import Detections
+from .location_curves import Condition, Curve, Objects, SizeRanges, location_curves
 
 TINY_RANGES: SizeRanges = {
     "all": (1, 1e5),
@@ -31,70 +29,7 @@ TINY_RANGES: SizeRanges = {
 }
 """TinyPerson's ranges of ``sqrt(w h)`` in pixels: from the first number up to below the second."""
 
-_RECALLS = np.linspace(0, 1, 101)
-_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
-_NOWHERE = -1.0  # of a class or range without objects, where these are left out
-
-
-class Condition(NamedTuple):
-    """What one number is measured under: a distance, a range of sizes, and how many detections an image may have."""
-
-    tau: float
-    size: str
-    max_dets: int
-
-
-class Curve(NamedTuple):
-    """Precision by recall of one class under one condition.
-
-    Attributes:
-        recall, precision: float64 ``(r,)``, one entry for each recall that is reached, rising: the first that has it.
-        objects: how many were to be found.
-    """
-
-    recall: np.ndarray
-    precision: np.ndarray
-    objects: int
-
-    @property
-    def average_precision(self) -> float:
-        """Mean precision at the recalls 0, 0.01, ..., 1: that of the first entry with at least this recall, else 0."""
-        if not len(self.recall):
-            return float(self.objects == 0)
-        place = np.searchsorted(self.recall, _RECALLS)
-        reached = place < len(self.recall)
-        return float(self.precision[place[reached]].sum() / len(_RECALLS))
-
-    @property
-    def best_recall(self) -> float:
-        """Share of the objects that were found."""
-        return float(self.recall[-1]) if len(self.recall) else float(self.objects == 0)
-
-
-@dataclass(frozen=True)
-class Objects:
-    """N objects to be found, of all images.
-
-    Attributes:
-        image_ids, classes: int64 ``(N,)``, as those of :class:`~p2p_loc.annotations.Detections`.
-        boxes: float64 ``(N, 4)`` xyxy.
-        neutral: bool ``(N,)``, need not be found; what is found near them is neither right nor wrong.
-    """
-
-    image_ids: np.ndarray
-    classes: np.ndarray
-    boxes: np.ndarray
-    neutral: np.ndarray
-
-    @classmethod
-    def from_coco(cls, rows: Sequence[Mapping[str, Any]], ignore_flags: Sequence[str] = ("iscrowd",)) -> Objects:
-        """From COCO annotations; one of ``ignore_flags`` that is absent counts as false."""
-        return cls(
-            np.array([row["image_id"] for row in rows], np.int64),
-            np.array([row["category_id"] for row in rows], np.int64),
-            to_xyxy([row["bbox"] for row in rows]),
-            np.array([any(row.get(flag) for flag in ignore_flags) for row in rows], np.bool_),
-        )
+NO_OBJECTS = -1.0  # AP and AR of a class without objects in a range, where it is left out of the mean
 
 
 @dataclass
@@ -160,11 +95,11 @@ class LocationEvaluator:
             self._predictions.append({**prediction, "image_id": int(target["image_id"])})
             self._targets.append(target)
 
-    def compute(self, classes: Sequence[str]) -> dict[str, Any]:
+    def compute(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
         """What :meth:`evaluate` gives, of all images that were taken in.
 
         Args:
-            classes: names by label.
+            classes: names by label; default: the numbers up to the greatest label.
         """
         ids, labels, boxes, neutral = [], [], [np.zeros((0, 4))], []
         for target in self._targets:
@@ -181,6 +116,9 @@ class LocationEvaluator:
             np.concatenate(boxes),
             np.concatenate([nothing > 0, *neutral]),
         )
+        if classes is None:
+            found = [np.asarray(prediction["labels"], np.int64) for prediction in self._predictions]
+            classes = [str(k) for k in range(1 + max(np.concatenate([nothing, *labels, *found]).tolist(), default=-1))]
         detections = Detections.from_predictions(self._predictions, range(len(classes)))
         return self.measure(objects, detections, dict(enumerate(classes)))
 
@@ -214,89 +152,18 @@ class LocationEvaluator:
         """As :meth:`evaluate`, of the classes ``names``: category id to name."""
         conditions = self.conditions
         labels = [self._name(condition) for condition in conditions]
-        values = np.array([self._values(curves) for _, curves in self.curves(objects, detections, names)])
-        values = values.reshape(len(names), len(conditions), 2)
-        counted = values > _NOWHERE
-        total = np.where(counted, values, 0).sum(0)
-        means = np.where(counted.any(0), total / np.maximum(counted.sum(0), 1), _NOWHERE)
+        values = [self._values(curves) for curves in self.curves(objects, detections, names)]
+        return named_values(labels, values, list(names.values()))
 
-        def row(numbers: np.ndarray) -> dict[str, float]:
-            return {
-                f"{kind}{label}": float(value)
-                for k, kind in enumerate(("AP", "AR"))
-                for label, value in zip(labels, numbers[:, k])
-            }
-
-        return {**row(means), "per_class": {name: row(of) for name, of in zip(names.values(), values)}}
-
-    def curves(
-        self, objects: Objects, detections: Detections, classes: Iterable[int]
-    ) -> Iterator[tuple[int, list[Curve]]]:
+    def curves(self, objects: Objects, detections: Detections, classes: Iterable[int]) -> Iterator[list[Curve]]:
         """The curves of each class, in the order of :attr:`conditions`."""
-        centres = _centres(objects.boxes)
-        points = _centres(detections.boxes)[:, :2]
-        for number in classes:
-            mine, theirs = np.flatnonzero(objects.classes == number), np.flatnonzero(detections.classes == number)
-            mine = mine[np.argsort(objects.image_ids[mine], kind="stable")]
-            theirs = theirs[np.lexsort((-detections.scores[theirs], detections.image_ids[theirs]))]
-            images = detections.image_ids[theirs]
-            rank = np.arange(len(theirs)) - np.searchsorted(images, images)
-            theirs, rank = theirs[rank < max(self.max_dets)], rank[rank < max(self.max_dets)]
-            one = _OneClass(
-                centres[mine],
-                objects.image_ids[mine],
-                objects.neutral[mine],
-                points[theirs],
-                detections.image_ids[theirs],
-                detections.scores[theirs],
-                rank,
-            )
-            conditions = self.conditions
-            parts = [conditions[i : i + CONDITIONS] for i in range(0, len(conditions), CONDITIONS)]
-            yield number, [curve for part in parts for curve in self._curves_of(one, part)]
-
-    def _curves_of(self, one: _OneClass, conditions: Sequence[Condition]) -> Iterator[Curve]:
-        """The curves of one class under up to 64 conditions."""
-
-        def bits(chosen: Iterable[bool]) -> np.uint64:
-            return np.uint64(sum(1 << k for k, yes in enumerate(chosen) if yes))
-
-        size = np.sqrt(one.objects[:, 2] * one.objects[:, 3])
-        regular = np.zeros(len(size), np.uint64)
-        for name, (least, greatest) in self.size_ranges.items():
-            inside = (size >= least) & (size < greatest) & ~one.neutral
-            regular[inside] |= bits(condition.size == name for condition in conditions)
-        counted = np.zeros(len(one.rank), np.uint64)
-        for most in self.max_dets:
-            counted[one.rank < most] |= bits(condition.max_dets == most for condition in conditions)
-
-        multi_tau = self.multi_match_tau if self.multi_match_neutral else None
-        pairs = one.near_pairs(max([*self.taus, *([] if multi_tau is None else [multi_tau])]))
-        near = np.zeros(len(pairs.nearness), np.uint64)
-        for tau in self.taus:
-            near[pairs.nearness >= threshold(tau)] |= bits(condition.tau == tau for condition in conditions)
-        near &= counted[pairs.detections]
-        looked, matched = scan(pairs, one.images, score_groups(one.scores, one.images), near, regular)
-        right, neutral = (np.zeros(len(one.rank), np.uint64) for _ in range(2))
-        np.bitwise_or.at(right, pairs.detections[looked], matched)
-        wanted = regular[pairs.objects]
-        absorbed = near & ~wanted
-        if self.multi_match_neutral:
-            reached = near if multi_tau is None else np.where(pairs.nearness >= threshold(multi_tau), ~np.uint64(0), 0)
-            absorbed |= reached & wanted
-        np.bitwise_or.at(neutral, pairs.detections, absorbed)
-
-        ranking = np.argsort(-one.scores, kind="stable")
-        right, shown = right[ranking], (counted & (right | ~neutral))[ranking]
-        for k in range(len(conditions)):
-            bit = np.uint64(1 << k)
-            total = int(np.count_nonzero(regular & bit))
-            yield _curve((right & bit) != 0, (shown & bit) != 0, total)
+        multi = self.multi_match_neutral, self.multi_match_tau
+        return location_curves(objects, detections, classes, self.conditions, self.size_ranges, *multi)
 
     def _values(self, curves: Sequence[Curve]) -> list[tuple[float, float]]:
         skip = self.without_objects == "skip"
         return [
-            (_NOWHERE, _NOWHERE) if skip and not c.objects else (c.average_precision, c.best_recall) for c in curves
+            (NO_OBJECTS, NO_OBJECTS) if skip and not c.objects else (c.average_precision, c.best_recall) for c in curves
         ]
 
     def _name(self, condition: Condition) -> str:
@@ -304,35 +171,34 @@ class LocationEvaluator:
         return f"{size}@{condition.tau:g}" + (f"/{condition.max_dets}" if len(self.max_dets) > 1 else "")
 
 
-@dataclass(frozen=True)
-class _OneClass:
-    """Objects and detections of a class, by image; detections of an image best first."""
-
-    objects: np.ndarray
-    object_images: np.ndarray
-    neutral: np.ndarray
-    points: np.ndarray
-    images: np.ndarray
-    scores: np.ndarray
-    rank: np.ndarray
-
-    def near_pairs(self, tau: float) -> Pairs:
-        """Of all images, with positions in these arrays."""
-        shared = np.intersect1d(self.images, self.object_images)
-        ends = [
-            np.searchsorted(of, shared, side).tolist() for of in (self.images, self.object_images) for side in _SIDES
-        ]
-        nothing = np.zeros(0, np.int64)
-        found = [(nothing, nothing, np.zeros(0, np.float32))]
-        for a, b, c, d in zip(*ends):
-            pairs = near_pairs(self.points[a:b], self.objects[c:d], tau)
-            found.append((pairs.detections + a, pairs.objects + c, pairs.nearness))
-        return Pairs(*(np.concatenate(part) for part in zip(*found)))
-
-
 def evaluate_locations(truth: Mapping[str, Any], detections: Detections, **options: Any) -> dict[str, Any]:
     """Average precision and recall of detected points: :meth:`LocationEvaluator.evaluate` with these ``options``."""
     return LocationEvaluator(**options).evaluate(truth, detections)
+
+
+def named_values(
+    labels: Sequence[str], values: Sequence[Sequence[tuple[float, float]]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """AP and AR by name, the means over the classes that have a value, and those of each class as ``per_class``.
+
+    Args:
+        labels: of the conditions, what follows ``AP`` and ``AR``.
+        values: by class and condition AP and AR, -1 for none.
+        classes: their names.
+    """
+    table = np.array(values, np.float64).reshape(len(classes), len(labels), 2)
+    known = table > NO_OBJECTS
+    total = np.where(known, table, 0).sum(0)
+    means = np.where(known.any(0), total / np.maximum(known.sum(0), 1), NO_OBJECTS)
+
+    def row(numbers: np.ndarray) -> dict[str, float]:
+        return {
+            f"{kind}{name}": float(v)
+            for kind, column in zip(("AP", "AR"), numbers.T)
+            for name, v in zip(labels, column)
+        }
+
+    return {**row(means), "per_class": {name: row(numbers) for name, numbers in zip(classes, table)}}
 
 
 def crowded_images(truth: Mapping[str, Any], max_dets: int) -> list[int]:
@@ -340,23 +206,3 @@ def crowded_images(truth: Mapping[str, Any], max_dets: int) -> list[int]:
     pairs = np.array([(row["image_id"], row["category_id"]) for row in truth["annotations"]], np.int64).reshape(-1, 2)
     groups, counts = np.unique(pairs, axis=0, return_counts=True)
     return sorted(set(groups[counts > max_dets, 0].tolist()))
-
-
-def _centres(boxes: np.ndarray) -> np.ndarray:
-    """float32 ``(n, 4)``: middle pixel x, y, width and height of boxes xyxy."""
-    sides = to_xywh(boxes)
-    sides[:, :2] += (sides[:, 2:] - 1) / 2
-    return sides.astype(np.float32)
-
-
-def _curve(right: np.ndarray, shown: np.ndarray, objects: int) -> Curve:
-    """Precision by recall of detections in the order of their scores, of which those ``shown`` count."""
-    rank = np.cumsum(shown)
-    if not len(rank) or not rank[-1]:
-        return Curve(np.zeros(0), np.zeros(0), objects)
-    hits = np.flatnonzero(right)
-    precision = np.arange(1, len(hits) + 1) / rank[hits]
-    recall = np.arange(1, len(hits) + 1) / (objects + 1e-12)
-    if not right[np.argmax(shown)]:  # the first is wrong: recall 0 is reached, at precision 0
-        precision, recall = np.append(0.0, precision), np.append(0.0, recall)
-    return Curve(recall, precision, objects)

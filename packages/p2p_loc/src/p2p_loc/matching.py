@@ -11,12 +11,14 @@ numbers of detections), so a condition is a bit, and one scan serves up to 64 of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 SAME_SCORE = 1e-8  # scores that differ by less from the first of their group are equal
 CONDITIONS = 64  # of one scan: bits of a number
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 class Pairs(NamedTuple):
@@ -59,6 +61,18 @@ def near_pairs(points: np.ndarray, objects: np.ndarray, tau: float) -> Pairs:
     return Pairs(row[kept], column[kept], nearness[kept])
 
 
+def shared_images(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Where the images of both of two rising lists lie: from and to in the one, from and to in the other."""
+    shared = np.intersect1d(one, other)
+    ends = [np.searchsorted(of, shared, side).tolist() for of in (one, other) for side in _SIDES]
+    return list(zip(*ends))
+
+
+def condition_bits(chosen: Iterable[bool]) -> np.uint64:
+    """The number that has a one at each condition that is chosen."""
+    return np.uint64(sum(1 << k for k, yes in enumerate(chosen) if yes))
+
+
 def score_groups(scores: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The number of the group of equal scores that each detection is in, rising along the list.
 
@@ -79,36 +93,44 @@ def score_groups(scores: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def scan(
-    pairs: Pairs, images: np.ndarray, groups: np.ndarray, passes: np.ndarray, regular: np.ndarray
+    pairs: Pairs,
+    images: np.ndarray,
+    groups: np.ndarray,
+    passes: np.ndarray,
+    free: np.ndarray,
+    waiting: np.ndarray | None = None,
+    reusable: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Match under up to 64 conditions at once.
 
     Args:
-        pairs: of all images.
+        pairs: of all images; of equally near ones in a group, the first is taken first.
         images: int64 ``(n,)``, rising: that of each detection.
-        groups: int64 ``(n,)``, of :func:`score_groups`.
+        groups: int64 ``(n,)``, rising: detections that are matched together, see :func:`score_groups`.
         passes: uint64 ``(P,)``: the conditions under which a pair may be matched.
-        regular: uint64 ``(m,)``: the conditions under which an object is to be found.
+        free: uint64 ``(m,)``: the conditions under which an object may be matched.
+        waiting: uint64 ``(n,)``: those under which a detection may be; default: all.
+        reusable: bool ``(m,)``: objects that can be matched many times; default: none.
 
     Returns:
         The order in which the pairs were looked at, ``(P,)``, and uint64 ``(P,)``, along that order: the conditions
         under which each was matched.
     """
-    order = np.lexsort((-pairs.nearness, groups[pairs.detections]))  # stable: otherwise in row-major order
+    order = np.lexsort((-pairs.nearness, groups[pairs.detections]))  # stable
     image = images[pairs.detections[order]]
     step = np.arange(len(order)) - np.searchsorted(image, image)  # a pair's place in its image
-    by_step = np.argsort(step, kind="stable")
-    order = order[by_step]
+    order = order[np.argsort(step, kind="stable")]
     detections, objects, passes = pairs.detections[order], pairs.objects[order], passes[order]
-    waiting, free = np.full(len(images), ~np.uint64(0)), regular.copy()
+    waiting = np.full(len(images), ~np.uint64(0)) if waiting is None else waiting.copy()
+    used_up = np.where(np.zeros(len(free), np.bool_) if reusable is None else reusable, np.uint64(0), ~np.uint64(0))
+    free = free.copy()
     matched = np.zeros(len(order), np.uint64)
-    ends = np.cumsum(np.bincount(step)) if len(step) else ()
     begin = 0
-    for end in ends:  # the k-th pair of every image
+    for end in np.cumsum(np.bincount(step)).tolist():  # the k-th pair of every image
         d, o = detections[begin:end], objects[begin:end]
         taken = passes[begin:end] & waiting[d] & free[o]
         waiting[d] ^= taken
-        free[o] ^= taken
+        free[o] ^= taken & used_up[o]
         matched[begin:end] = taken
         begin = end
     return order, matched
