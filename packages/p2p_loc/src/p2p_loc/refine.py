@@ -1,0 +1,108 @@
+"""``p2p-refine``: better labels for coarse points, from any detector's detections or those of a run.
+
+p2p-refine annotations=points.json detections=found.json out=refined.json      # of any detector, on these images
+p2p-refine run=outputs/p2p_loc out=refined.json                                # with the network of a run's last round
+p2p-refine run=outputs/p2p_loc round=0 refine.score_thr=0                      # of another; as the authors' script
+
+The result is a file to train any detector on. Points, ids and all other entries stay; ``bbox`` is the refined box.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vireo.engine.cli import entry_point
+from vireo.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from .annotations import Detections
+
+
+@entry_point("p2p_loc.conf", "refine")
+def main(config: DictConfig) -> None:
+    """Write the refined labels and print what refinement did."""
+    from dataclasses import asdict
+
+    from .coco_content import write_content
+    from .label_quality import label_statistics
+    from .refiner import PointRefiner
+    from .relabel import refine_annotations
+
+    given = {str(name): value for name, value in config.refine.items() if value is not None}
+    if config.run is not None:
+        content, detections, settings = _of_run(config)
+        out, where = Path(config.out or Path(config.run) / "refined.json"), str(config.run)
+    else:
+        content, detections, settings = _of_files(config)
+        out, where = Path(config.out), str(config.annotations)
+    refiner = PointRefiner(**{**settings, **given})
+    refined = refine_annotations(content, detections, refiner, where)
+    statistics = label_statistics(content, refined)
+    digest = write_content({**refined, "refinement": {**asdict(refiner), "statistics": statistics}}, out)
+    print(table({"detections": len(detections), **statistics, "file": out, "sha256": digest}))
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Two aligned columns; entries without a value are left out."""
+    shown = {name: value for name, value in rows.items() if value is not None}
+    width = max(map(len, shown))
+    return "\n".join(
+        f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}"
+        for name, value in shown.items()
+    )
+
+
+def _of_files(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str, Any]]:
+    """Annotations, detections, and the settings of ``p2p-train``."""
+    from importlib import resources
+
+    import yaml
+
+    from .coco_content import read_content
+    from .results import read_results
+
+    for name in ("annotations", "detections", "out"):
+        if config[name] is None:
+            remedy = f"add {name}=FILE.json, or take the network of a run with run=FOLDER"
+            raise InputError("is not given", name, remedy)
+    source, found, out = (Path(config[name]) for name in ("annotations", "detections", "out"))
+    if out.resolve() in (source.resolve(), found.resolve()):
+        raise InputError("output and input are the same file", str(out), "choose another output name")
+    content = read_content(source).content
+    if "refinement" in content:
+        what = "these labels were refined before, and refinement starts from the first ones"
+        raise InputError(what, str(source), "give the file that p2p-points wrote")
+    text = resources.files("p2p_loc.conf").joinpath("train.yaml").read_text(encoding="utf-8")
+    return content, read_results(found, content), yaml.safe_load(text)["refine"]
+
+
+def _of_run(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str, Any]]:
+    """First labels of a run, detections of its network on the training images, and its settings."""
+    import torch
+
+    from vireo.engine import plain, print_skipped
+    from vireo.engine.finished import changed_data, require_classes
+
+    from .data import build_training
+    from .detection import all_detections
+    from .load import load_run
+
+    for name in ("annotations", "detections"):
+        if config[name] is not None:
+            raise InputError(f"files and a run are both given ({name}, run)", name, f"leave out run or {name}")
+    loaded = load_run(config.run, config.round, config.weights)
+    data = changed_data(loaded.config.data, config.data)
+    training = build_training(data)
+    require_classes(training.classes, loaded.classes, f"training data of {config.run}")
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(available if config.device == "auto" else config.device)
+    found = all_detections(loaded.model.to(device), training.dataset(train=False), data, device=device)
+    print_skipped(training.skipped)
+    return training.content, found, plain(loaded.config.refine)
+
+
+if __name__ == "__main__":
+    main()
