@@ -199,7 +199,7 @@ def _labels(content: Mapping[str, Any], data: Any) -> Labels:
     tiles = None
     if data.tile is not None:
         tiles = TileSettings(tuple(data.tile), tuple(data.overlap), data.tile_policy)
-    size = data.pseudo_box if isinstance(data.pseudo_box, str) else tuple(data.pseudo_box)
+    size: Any = data.pseudo_box if isinstance(data.pseudo_box, str) else tuple(data.pseudo_box)
     return make_labels(
         content,
         points=PointSettings(**points),

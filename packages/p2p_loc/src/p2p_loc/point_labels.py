@@ -114,8 +114,7 @@ def make_labels(
     whole = {**pointed, "annotations": [_round_trip(row) for row in pointed["annotations"]]}
     outside, off_box, twice = _oddities(whole)
     if tiles is not None:
-        by = "boxes" if labels == "boxes" else "points"
-        whole = tile_annotations(whole, tiles.tile, tiles.overlap, tiles.policy, by=by)
+        whole = tile_annotations(whole, tiles.tile, tiles.overlap, tiles.policy, by=labels)
     if labels == "boxes":
         labelled, dropped = _true_labels(whole, where)
     else:
@@ -142,7 +141,7 @@ def make_labels(
 def add_points(content: Mapping[str, Any], settings: PointSettings, where: str) -> tuple[dict[str, Any], int]:
     """Coarse points for all annotations, in the order of the file; what was ``bbox`` becomes ``true_bbox``.
 
-    Annotations with a ``point`` keep it, and draw nothing. Those whose true box has a side below one pixel, an ``area``
+    Annotations with a ``point`` keep it, and draw nothing; a ``bbox`` beside it is a label and goes. Those whose true box has a side below one pixel, an ``area``
     of 0 or no overlap with the image are left out, after the draws.
 
     Returns:
@@ -154,7 +153,7 @@ def add_points(content: Mapping[str, Any], settings: PointSettings, where: str) 
     rows = content["annotations"]
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     new = [i for i, row in enumerate(rows) if "point" not in row]
-    given = [row.get("true_bbox", row.get("bbox")) for row in rows]
+    given = [row.get("true_bbox", None if "point" in row else row.get("bbox")) for row in rows]
     masks = None
     if settings.masks and new:
         masks = [_segmentation(rows[i], where) for i in new]

@@ -177,10 +177,10 @@ def check_images(
             raise InputError("image file is missing", str(images.folder / name), remedy)
         if extent == "none":
             return
-        size = tuple(images.load(name).shape[1:]) if extent == "full" else images.size(name)
+        height, width = images.load(name).shape[1:] if extent == "full" else images.size(name)
         (right, bottom), cut = needed[name]
-        if (right > size[1] or bottom > size[0]) if cut else (bottom, right) != size:
-            raise _wrong_size(str(images.folder / name), (size[0], size[1]), (right, bottom), cut)
+        if (right > width or bottom > height) if cut else (right, bottom) != (width, height):
+            raise _wrong_size(str(images.folder / name), (height, width), (right, bottom), cut)
 
     bad = {names[i]: error for i, error in find_faults(check, len(names), on_error).items()}
     if not bad:
@@ -219,7 +219,7 @@ def _records(
     if train:
         used = ~crowd & (sides >= 1).all(axis=1) & (area > 0) & ~(ignored & drop_ignore)
         crowd, ignored = np.zeros_like(crowd), np.zeros_like(ignored)
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "boxes": boxes.astype(np.float32),
         "labels": np.array([index_of[row["category_id"]] for row in rows], np.int64),
         "ids": np.array([row["id"] for row in rows], np.int64),

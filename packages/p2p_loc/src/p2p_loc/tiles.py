@@ -161,8 +161,10 @@ def tile_annotations(
         corners = tile_image((image["width"], image["height"]), tile, overlap, policy)
         rows = rows_of[image["id"]]
         first = len(images) + 1
+        x, y = image.get("corner", (0, 0))[:2]  # of an image that is a tile itself
         for number, (left, top, right, bottom) in enumerate(corners.tolist(), start=first):
-            place = {"width": right - left, "height": bottom - top, "corner": [left, top, right, bottom]}
+            corner = [left + x, top + y, right + x, bottom + y]
+            place = {"width": right - left, "height": bottom - top, "corner": corner}
             images.append({**image, "id": number, **place})
         known = [row.get("true_bbox") for row in rows]
         boxes = [[0.0, 0.0, 0.0, 0.0] if box is None else box for box in known]
