@@ -39,6 +39,7 @@ class LocationEvaluator:
     A detection is at the middle pixel of its box, ``x + (w - 1) / 2``, as an object is; only boxes' middles count. It
     is right if it is within ``tau`` of a free object, in units of the object's width and height, better scores first.
     Equal scores: the nearest pair first inside an image; the lower image id first in the ranking of all images.
+    Recall is ``hits / (objects + 1e-12)``, as in the authors' code: without any mistake AP is 100/101.
 
     Args:
         taus: distances; 1 is the headline.

@@ -118,7 +118,7 @@ def location_curves(
     multi_match_tau: float | None = None,
 ) -> Iterator[list[Curve]]:
     """The curves of each class under each condition; see :class:`~p2p_loc.location.LocationEvaluator`."""
-    centres, points = _centres(objects.boxes), _centres(detections.boxes)[:, :2]
+    centres, points = middle_pixels(objects.boxes), middle_pixels(detections.boxes)[:, :2]
     for one in by_class(objects, detections, classes, max(condition.max_dets for condition in conditions)):
         scene = _Scene(
             centres[one.objects],
@@ -192,7 +192,7 @@ class _Scene(NamedTuple):
         return Pairs(*(np.concatenate(part) for part in zip(*found)))
 
 
-def _centres(boxes: np.ndarray) -> np.ndarray:
+def middle_pixels(boxes: np.ndarray) -> np.ndarray:
     """float32 ``(n, 4)``: middle pixel x, y, width and height of boxes xyxy."""
     sides = to_xywh(boxes)
     sides[:, :2] += (sides[:, 2:] - 1) / 2

@@ -12,7 +12,7 @@ numbers of detections), so a condition is a bit, and one scan serves up to 64 of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -137,10 +137,10 @@ def scan(
 
 
 def match_points(
-    detections: np.ndarray,
-    scores: np.ndarray,
-    objects: np.ndarray,
-    ignored: np.ndarray,
+    detections: Any,
+    scores: Any,
+    objects: Any,
+    ignored: Any,
     tau: float = 1.0,
     *,
     multi_match_neutral: bool = False,
