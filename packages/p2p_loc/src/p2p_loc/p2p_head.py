@@ -44,6 +44,22 @@ class P2POutput(NamedTuple):
     locations: Tensor
 
 
+class P2PAssignment(NamedTuple):
+    """What the predictions are trained towards.
+
+    Attributes:
+        match: int64 ``(B, N)``, index of the object, or ``BACKGROUND`` (-1).
+        labels: int64 ``(B, N)``, its class; C for the background.
+        goals: ``(B, N, 2)``, its point in pixels; the prediction itself for the background.
+        usable: bool ``(B, N)``, False in the padding of the batch, which is not trained.
+    """
+
+    match: Tensor
+    labels: Tensor
+    goals: Tensor
+    usable: Tensor
+
+
 class P2PHead(nn.Module):
     """Point predictions on one map.
 
@@ -99,22 +115,29 @@ class P2PHead(nn.Module):
             found: from :meth:`forward`.
             targets: as of :meth:`~p2p_loc.localizer.Localizer.losses`; an object's point is the centre of its box.
         """
-        cls, pts, counts = [], [], []
+        assigned = self.assign(found, targets)
+        on = assigned.match != BACKGROUND
+        (count,) = mean_over_processes(on.sum())
+        count = count.clamp(min=1)
+        cls = focal_loss(found.logits, assigned.labels) * assigned.usable
+        error = smooth_l1(found.points / self.stride, assigned.goals / self.stride, SMOOTH_L1_BETA)
+        return {"loss_cls": cls.sum(1) / count, "loss_pts": POINT_WEIGHT * (error * on).sum(1) / count}
+
+    @torch.no_grad()
+    def assign(self, found: P2POutput, targets: Sequence[Target]) -> P2PAssignment:
+        """What every prediction stands for; arguments as of :meth:`losses`."""
+        images = []
         for logits, points, target in zip(found.logits, found.points, targets, strict=True):
             boxes, labels = target["boxes"].to(logits), target["labels"].to(logits.device)
-            goals = (boxes[:, :2] + boxes[:, 2:]) / 2
+            centres = (boxes[:, :2] + boxes[:, 2:]) / 2
             height, width = padded_area(target["size"])
             usable = (found.locations < found.locations.new_tensor([width, height])).all(1)
-            match = match_predictions(logits.detach(), points.detach(), goals, labels, usable)
+            match = match_predictions(logits, points, centres, labels, usable)
+            goals, label = points.clone(), labels.new_full(match.shape, self.num_classes)
             on = match != BACKGROUND
-            label = labels.new_full(match.shape, self.num_classes).masked_scatter(on, labels[match[on]])
-            cls.append((focal_loss(logits, label) * usable).sum())
-            error = smooth_l1(points[on] / self.stride, goals[match[on]] / self.stride, SMOOTH_L1_BETA)
-            pts.append(POINT_WEIGHT * error.sum())
-            counts.append(on.sum())
-        (count,) = mean_over_processes(torch.stack(counts).sum())
-        count = count.clamp(min=1)
-        return {"loss_cls": torch.stack(cls) / count, "loss_pts": torch.stack(pts) / count}
+            goals[on], label[on] = centres[match[on]], labels[match[on]]
+            images.append((match, label, goals, usable))
+        return P2PAssignment(*(torch.stack(parts) for parts in zip(*images)))
 
     @torch.no_grad()
     def candidates(self, found: P2POutput, sizes: Sequence[tuple[int, int]]) -> list[Candidates]:

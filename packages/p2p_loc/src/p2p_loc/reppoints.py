@@ -36,7 +36,7 @@ CANDIDATES_PER_LEVEL = 2000
 
 
 class DeformConv3x3(nn.Module):
-    """Deformable 3x3 convolution without modulation and bias (Dai et al., ICCV 2017), in float32."""
+    """Deformable 3x3 convolution without modulation and bias (Dai et al., ICCV 2017); never in bfloat16."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -45,8 +45,11 @@ class DeformConv3x3(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` and offsets ``(B, 18, H, W)``, (y, x) of each tap, to ``(B, C', H, W)``."""
-        with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no bfloat16
-            return deform_conv2d(x.float(), offset.float(), self.weight.float(), padding=1)
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return deform_conv2d(x, offset, self.weight, padding=1)
+        with torch.autocast(device, enabled=False):  # torchvision's operator knows no bfloat16
+            return deform_conv2d(x.float(), offset.float(), self.weight, padding=1)
 
 
 class RepPointsOutput(NamedTuple):
