@@ -157,26 +157,16 @@ def evaluate_localizer(
         model: not wrapped for several processes, on the device of ``here``; put into evaluation mode.
         dataset: of :func:`~p2p_loc.data.build_evaluation_set`.
         data: its configuration; where ``eval_tile`` is set, images are cut into tiles.
-        evaluation: ``taus``, ``max_dets`` and ``ignore_flags`` of :class:`~p2p_loc.location.LocationEvaluator`.
+        evaluation: arguments of :class:`~p2p_loc.location.LocationEvaluator`: ``taus``, ``max_dets``, ``ignore_flags``.
         loader: see :func:`all_detections`.
         **here: ``device``, ``rank`` and ``world_size``.
 
     Returns:
         See :meth:`~p2p_loc.location.LocationEvaluator.evaluate`; None on all processes but the first.
     """
-    evaluator = location_evaluator(evaluation)
+    evaluator = LocationEvaluator(**evaluation)
     detections = all_detections(model, dataset, data, tiled=True, loader=loader, **here)
     return evaluator.evaluate(dataset.truth, detections) if here.get("rank", 0) == 0 else None
-
-
-def location_evaluator(evaluation: Any) -> LocationEvaluator:
-    """The evaluator of an ``eval`` configuration: ``taus``, ``max_dets`` (one or several) and ``ignore_flags``."""
-    most = evaluation.max_dets
-    return LocationEvaluator(
-        taus=[float(tau) for tau in evaluation.taus],
-        max_dets=[most] if isinstance(most, int) else list(most),
-        ignore_flags=list(evaluation.ignore_flags),
-    )
 
 
 def _in_original_pixels(found: dict[str, Tensor], target: dict[str, Any]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class LocationEvaluator:
     Args:
         taus: distances; 1 is the headline.
         size_ranges: by name, see :data:`TINY_RANGES`. Objects outside a range are neutral in it.
-        max_dets: the best detections of an image and class that count; dense images need 1000.
+        max_dets: the best detections of an image and class that count, one number or several; dense images need 1000.
         ignore_flags: fields of annotations that make them neutral. The authors' evaluation honours ``iscrowd`` only,
             although TinyPerson's rules speak of ``ignore`` and ``uncertain``: add these for the documented rule.
         multi_match_neutral: detections near an object that a better one has matched are neutral, not wrong.
@@ -65,11 +65,18 @@ class LocationEvaluator:
     without_objects: Literal["official", "skip"] = "official"
 
     def __post_init__(self) -> None:
-        self.max_dets = [self.max_dets] if isinstance(self.max_dets, int) else list(self.max_dets)
-        for name in ("taus", "max_dets"):
-            values = list(getattr(self, name))
+        for name, kind in (("taus", float), ("max_dets", int)):
+            given = getattr(self, name)
+            try:
+                values = [kind(value) for value in ([given] if isinstance(given, int | float) else given)]
+            except (TypeError, ValueError):
+                values = []
             if not values or len(set(values)) < len(values) or not all(0 < value < np.inf for value in values):
-                raise InputError(f"{values} are no different positive numbers", name, "give some, as [0.5, 1, 2]")
+                raise InputError(f"{given!r} are no different positive numbers", name, "give some, as [0.5, 1, 2]")
+            setattr(self, name, values)
+        if isinstance(self.ignore_flags, str):
+            raise InputError(f"{self.ignore_flags!r} is no list", "ignore_flags", "give a list, such as [iscrowd]")
+        self.ignore_flags = [str(flag) for flag in self.ignore_flags]
         for name, (least, greatest) in self.size_ranges.items():
             if not least < greatest:
                 raise InputError(f"{name}: no size is in [{least}, {greatest})", "size_ranges", "give rising numbers")
