@@ -14,7 +14,7 @@ NARROW: dict[str, Any] = {
     "backbone": "resnet18",
     "norm": "gn",
     "frozen_stages": 0,
-    "backbone_options": {"channels": [16, 32, 48, 64]},
+    "backbone_options": {"channels": [32, 32, 64, 64]},
     "channels": 32,
 }
 KINDS: dict[str, Any] = {
