@@ -34,7 +34,7 @@ def predict_batches(model: Localizer, batches: Iterable[Any]) -> list[Prediction
     """
     model.eval()
     return [
-        {"image_id": int(target["image_id"]), **_in_original_pixels(found, target)}
+        {"image_id": int(target["image_id"]), **in_original_pixels(found, target)}
         for images, targets in batches
         for target, found in zip(targets, model(images, targets), strict=True)
     ]
@@ -139,7 +139,7 @@ def all_detections(
     if tiled and data.eval_tile is not None:
         options = {"tile": data.eval_tile, "overlap": data.eval_overlap, "batch_size": data.eval_batch_size}
         found = [
-            {"image_id": int(target["image_id"]), **_in_original_pixels(detect(model, image, **options), target)}
+            {"image_id": int(target["image_id"]), **in_original_pixels(detect(model, image, **options), target)}
             for images, targets in batches
             for image, target in zip(images, targets, strict=True)
         ]
@@ -169,7 +169,7 @@ def evaluate_localizer(
     return evaluator.evaluate(dataset.truth, detections) if here.get("rank", 0) == 0 else None
 
 
-def _in_original_pixels(found: dict[str, Tensor], target: dict[str, Any]) -> dict[str, Tensor]:
+def in_original_pixels(found: dict[str, Tensor], target: dict[str, Any]) -> dict[str, Tensor]:
     """Detections of a network's input on the CPU, their boxes as they lie in the image before it was resized."""
     height, width = (float(old) / float(new) for old, new in zip(target["orig_size"], target["size"]))
     moved = {name: value.detach().cpu() for name, value in found.items()}

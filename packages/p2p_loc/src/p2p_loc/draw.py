@@ -43,7 +43,7 @@ def draw_points(
     if scores is not None and len(scores) != count:
         raise ValueError(f"{len(scores)} scores for {count} points")
     values = np.ones(count) if scores is None else np.asarray(scores, np.float64)
-    rows = np.asarray(score_colours(values) if colours is None else colours).reshape(-1, 3)
+    rows = np.asarray(score_colours(values) if colours is None else colours, np.uint8).reshape(-1, 3)
     if len(rows) not in (1, count):
         raise ValueError(f"{len(rows)} colours for {count} points")
     rows = np.broadcast_to(rows, (count, 3))
