@@ -285,7 +285,7 @@ def _oddities(content: Mapping[str, Any]) -> tuple[int, int, int]:
     """How many points lie outside of their image, outside of their true box, and at the place of another."""
     rows, sizes = content["annotations"], _sizes(content)
     points = np.array([row["point"] for row in rows], np.float64).reshape(-1, 2)
-    outside = ((points < 0) | (points >= sizes)).any(axis=1)
+    outside = ((points < 0) | (points > sizes)).any(axis=1)
     off_box = 0
     for row in rows:
         if "true_bbox" in row:
