@@ -157,11 +157,11 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot be read ({error})", str(path), "give a csv file in UTF-8") from None
-    if not {"file_name", "x", "y"} <= set(reader.fieldnames or ()):
-        what = f"the columns are {', '.join(reader.fieldnames or ()) or 'none'}"
+    if not {"file_name", "x", "y"} <= set(columns):
+        what = f"the columns are {', '.join(columns) or 'none'}"
         raise InputError(what, str(path), f"name them in the first line: {_COLUMNS}")
     return rows
 
