@@ -70,11 +70,12 @@ class Objects:
     @classmethod
     def from_coco(cls, rows: Sequence[Mapping[str, Any]], ignore_flags: Sequence[str] = ("iscrowd",)) -> Objects:
         """From COCO annotations; one of ``ignore_flags`` that is absent counts as false."""
+        flags = [np.array([bool(row.get(flag)) for row in rows], np.bool_) for flag in ignore_flags]
         return cls(
             np.array([row["image_id"] for row in rows], np.int64),
             np.array([row["category_id"] for row in rows], np.int64),
             to_xyxy([row["bbox"] for row in rows]),
-            np.array([any(row.get(flag) for flag in ignore_flags) for row in rows], np.bool_),
+            np.any([np.zeros(len(rows), np.bool_), *flags], axis=0),
         )
 
 

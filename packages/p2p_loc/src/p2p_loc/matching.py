@@ -55,10 +55,11 @@ def near_pairs(points: np.ndarray, objects: np.ndarray, tau: float) -> Pairs:
     dy *= dy
     dx += dy
     dx += 1
-    row, column = np.nonzero(dx <= np.float32((1 + tau * tau) * (1 + 1e-6)))  # a superset: V is rounded again
-    nearness = 1 / dx[row, column]
+    place = np.flatnonzero(dx <= np.float32((1 + tau * tau) * (1 + 1e-6)))  # a superset: V is rounded again
+    nearness = 1 / dx.ravel()[place]
     kept = nearness >= threshold(tau)
-    return Pairs(row[kept], column[kept], nearness[kept])
+    row, column = np.divmod(place[kept], max(len(objects), 1))
+    return Pairs(row, column, nearness[kept])
 
 
 def shared_images(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int, int, int]]:
