@@ -124,17 +124,16 @@ def self_refine_rounds(
         if place is not None:
             place.write_labels(number, labels)
         detections = place.read_detections(number) if place is not None and number < rounds else None
-        extra = place.extra_of(number) if place is not None and detections is not None else {}
-        if detections is None:
+        if detections is not None and place is not None:
+            done.append(Round(number, labels, statistics, place.extra_of(number)))
+        else:
             model = train_fn(labels, number)
             if number < rounds:
                 detections = _stored(predict_fn(model))
-            if on_round is not None:
-                extra = dict(on_round(number, model, statistics) or {})
-        done.append(Round(number, labels, statistics, extra))
-        if place is not None:
-            place.write_rounds(done)
-            if detections is not None:
+            extra = dict(on_round(number, model, statistics) or {}) if on_round is not None else {}
+            done.append(Round(number, labels, statistics, extra))
+            if place is not None:  # detections last: they say that the round is done
+                place.write_rounds(done)
                 place.write_detections(number, detections)
         if detections is not None:
             where = f"annotations of round {number}"
@@ -171,8 +170,9 @@ class _Folder:
     def write_labels(self, number: int, labels: dict[str, Any]) -> None:
         self._put(self.path / "labels" / f"round_{number}.json", labels)
 
-    def write_detections(self, number: int, rows: list[dict[str, Any]]) -> None:
-        self._put(self.path / "detections" / f"round_{number}.json", rows)
+    def write_detections(self, number: int, rows: list[dict[str, Any]] | None) -> None:
+        if rows is not None:
+            self._put(self.path / "detections" / f"round_{number}.json", rows)
 
     def read_detections(self, number: int) -> list[dict[str, Any]] | None:
         """None where the round is still to do."""

@@ -123,7 +123,7 @@ class RunFolder:
                 write_atomically(self.path / name, lambda file: shutil.copyfileobj(source, file))
         rows = [entry.row() for entry in result.rounds]
         content = json.loads((last / "metrics.json").read_text())
-        wall = sum(row["train_s"] + row.get("predict_s", 0.0) for row in rows)
+        wall = sum(row.get(name, 0.0) for row in rows for name in ("train_s", "predict_s"))
         content |= {"finished": False, "config": plain(config), "rounds": rows, "wall_s": round(wall, 2)}
         write_json(self.path / "metrics.json", content)
         if config.gallery_images:
