@@ -75,7 +75,7 @@ def direct(data: Scene) -> dict[str, float]:
         mine = np.flatnonzero(detections.image_ids == image["id"])
         mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:DETECTIONS]
         images.append((middle[mine].astype(np.float32), detections.scores[mine], given[owner == image["id"]]))
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, (least, greatest) in TINY_RANGES.items():
         for tau in TAUS:
             parts = [_direct_image(*image, least, greatest, np.float32(1 / (1 + tau * tau))) for image in images]

@@ -2,10 +2,11 @@
 
     python benchmarks/p2p_loc_memory.py [--gpu] [--tiles 4]
 
-What ``p2p-predict`` does, in a process of its own for each line: decode a JPEG or PNG, look at tiles of 640 x 512 with an
-overlap of 100, join, draw, write. The small network looks at all 380 tiles. Adap RepPoints with a ResNet-50, too slow
-for that on a CPU, looks at the first ``--tiles`` of them, with a GPU at all; how many does not matter to memory. Weights
-are random: the 50 best candidates of each tile are made sure, so that there is something to join and to draw.
+What ``p2p-predict`` does, in a process of its own for each line: decode a JPEG or PNG, look at tiles of 640 x 512 with
+an overlap of 100, join, draw, write. The small network looks at all 380 tiles. Adap RepPoints with a ResNet-50, too
+slow for that on a CPU, looks at the first ``--tiles`` of them, with a GPU at all; their number does not matter to
+memory. Weights are random: the 50 best candidates of each tile are made sure, so that there is something to join and to
+draw.
 """
 
 from __future__ import annotations
@@ -122,8 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     ratios = []
     for row in rows:
-        what = f"peak memory on {WIDTH:,} x {HEIGHT:,} pixels ({row['network']}, {row['image'][-3:]}, {row['tiles']} tiles)"
-        ratios.append(ratio(what, "2 GB", row["peak"] / LIMIT, 1.0, "max"))
+        case = f"{row['network']}, {row['image'][-3:]}, {row['tiles']} tiles"
+        ratios.append(
+            ratio(f"peak memory on {WIDTH:,} x {HEIGHT:,} pixels ({case})", "2 GB", row["peak"] / LIMIT, 1.0, "max")
+        )
     write_speed("p2p_loc_memory", {"ratios": ratios, "rows": rows}, arguments.gpu)
     return 0
 
