@@ -163,7 +163,9 @@ def test_voc(tmp_path: Path) -> None:
     crops = ("--tile", 40, 40, "--overlap", 8, 8, "--crops", tmp_path / "crops")
     assert run(*arguments, *crops).status == 0  # knows its folder of images
     name = read(tmp_path / "points.json")["images"][1]["file_name"]
-    assert cv2.imread(str(tmp_path / "crops" / name)).shape == (32, 40, 3)
+    crop = cv2.imread(str(tmp_path / "crops" / name))
+    assert crop is not None
+    assert crop.shape == (32, 40, 3)
 
 
 def test_masks(tmp_path: Path) -> None:

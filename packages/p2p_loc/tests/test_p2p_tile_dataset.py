@@ -13,7 +13,7 @@ from p2p_files import small_content
 from torch import Tensor
 
 from p2p_loc import tile_dataset
-from p2p_loc.tile_dataset import FolderImages, TileDataset, check_images
+from p2p_loc.tile_dataset import CachedImages, FolderImages, TileDataset, check_images
 from vireo.errors import InputError
 
 
@@ -43,7 +43,7 @@ def tiled() -> dict[str, Any]:
 
 def test_tiles_are_cut_out_of_images_decoded_once() -> None:
     pictures = Pictures()
-    tiles = TileDataset(pictures, tiled())
+    tiles = TileDataset(CachedImages(pictures), tiled())
     assert len(tiles) == 6
     assert tiles.corners[4] == (60, 40, 140, 100)
     for i in range(6):
@@ -59,7 +59,7 @@ def test_tiles_are_cut_out_of_images_decoded_once() -> None:
 def test_decoded_images_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tile_dataset, "_CACHE_BYTES", 1000)  # less than one picture: the last one stays all the same
     pictures = Pictures()
-    tiles = TileDataset(pictures, tiled())
+    tiles = TileDataset(CachedImages(pictures), tiled())
     for i in (0, 1, 4, 5, 2):
         tiles.load_image(i)
     assert pictures.loaded == ["a.png", "b.png", "a.png"]

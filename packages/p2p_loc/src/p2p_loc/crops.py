@@ -26,14 +26,14 @@ def write_crops(content: Mapping[str, Any], images: str | Path, folder: str | Pa
     Raises:
         InputError: an image that cannot be used, or a folder that cannot be written to.
     """
-    from .tile_dataset import FolderImages, TileDataset
+    from .tile_dataset import CachedImages, FolderImages, TileDataset
 
     import cv2  # isort: skip
 
     source, target = Path(images), Path(folder)
     if source.resolve() == target.resolve():
         raise InputError("the crops would lie among the images", str(target), "choose another folder")
-    tiles = TileDataset(FolderImages(source), content)
+    tiles = TileDataset(CachedImages(FolderImages(source)), content)
     rows, skipped = [], []
     for i, row in enumerate(content["images"]):
         try:

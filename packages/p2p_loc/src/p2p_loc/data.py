@@ -24,7 +24,7 @@ from vireo.errors import InputError
 
 from .coco_content import Content, check_content, read_content, select_classes
 from .point_labels import Labels, LabelStatistics, PointSettings, TileSettings, make_labels
-from .tile_dataset import FolderImages, GeneratedImages, Images, TileDataset, check_images
+from .tile_dataset import CachedImages, FolderImages, GeneratedImages, Images, TileDataset, check_images
 
 FORMATS = ("generated", "coco", "voc")
 
@@ -176,7 +176,7 @@ def _read(data: Any, train: bool) -> tuple[Content, Images]:
 
         length, seed = (data.train_images, data.seed) if train else (data.val_images, data.seed + VAL_SEED)
         people = GeneratedPeople(length, seed=seed, image_size=tuple(data.image_size))
-        return check_content(people.coco(), "generated people"), GeneratedImages(people)
+        return check_content(people.coco(), "generated people"), CachedImages(GeneratedImages(people))
     root = _root(data)
     name = data.train_annotations if train else data.get("val_annotations")
     if data.format == "voc" and not name:
@@ -191,7 +191,7 @@ def _read(data: Any, train: bool) -> tuple[Content, Images]:
         found = read_content(root / name, data.on_error)
     content = select_classes(found.content, data.classes, "data.classes")
     content, bad = check_images(images, content, data.check_images, data.on_error)
-    return Content(content, (*found.skipped, *bad)), images
+    return Content(content, (*found.skipped, *bad)), CachedImages(images)
 
 
 def _labels(content: Mapping[str, Any], data: Any) -> Labels:
@@ -214,7 +214,7 @@ def _labels(content: Mapping[str, Any], data: Any) -> Labels:
 def _notes(found: LabelStatistics) -> list[str]:
     reasons = {
         "annotations without area, or outside of their image, left out": found.unusable,
-        "points so near to the outside of their image that no label was left": found.dropped,
+        "objects left out: their point is too near to the border, or beyond it": found.dropped,
     }
     return [f"{count} {reason}" for reason, count in reasons.items() if count]
 

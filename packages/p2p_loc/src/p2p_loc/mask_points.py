@@ -1,4 +1,4 @@
-"""Coarse points on the masks of objects (section 3.1 of the notes, with the stream of the authors' tools)."""
+"""Coarse points on the masks of objects, with the stream of the authors' tools."""
 
 from __future__ import annotations
 

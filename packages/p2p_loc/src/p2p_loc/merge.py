@@ -1,7 +1,4 @@
-"""Joining the detections of tiles: all shifted to their places, then one non-maximum suppression over the whole image.
-
-Section 3.5 of the notes.
-"""
+"""Joining the detections of tiles: all shifted to their places, then one non-maximum suppression over the whole image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """From annotations with boxes or points to what a detector is trained on: coarse points, tiles, pseudo boxes.
 
-The order is that of section 3 of the notes: one point for each object of the whole image, then tiles, then pseudo
-boxes. Functions here map a COCO dict to a new one; all numbers they write have three decimals.
+The order is the authors': one point for each object of the whole image, then tiles, then pseudo boxes. Functions here map a COCO dict to a new one; all numbers they write have three decimals.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class LabelStatistics:
     unusable: int
     """Annotations left out: a side below one pixel, no area, or outside of the image."""
     dropped: int
-    """Labels left out because next to nothing of them lies inside the image."""
+    """Objects left out: next to nothing of their label lies in the image, or no tile has them."""
     outside_image: int
     """Points outside of their image; a pseudo box keeps few of them."""
     outside_box: int
@@ -110,15 +109,15 @@ def make_labels(
     """
     if labels not in ("points", "boxes"):
         raise InputError(f"{labels!r} is not a choice", "data.labels", "use points or boxes")
-    pointed, unusable = add_points(content, points, where)
-    whole = {**pointed, "annotations": [_round_trip(row) for row in pointed["annotations"]]}
+    whole, unusable = add_points(content, points, where)
     outside, off_box, twice = _oddities(whole)
+    wanted = len(whole["annotations"])
     if tiles is not None:
         whole = tile_annotations(whole, tiles.tile, tiles.overlap, tiles.policy, by=labels)
     if labels == "boxes":
-        labelled, dropped = _true_labels(whole, where)
+        labelled = _true_labels(whole, where)
     else:
-        labelled, dropped = add_pseudo_boxes(whole, pseudo_box, where)
+        labelled = add_pseudo_boxes(whole, pseudo_box, where)
         labelled = add_full(labelled, fully_ratio, points.seed + 1, where)
     rows = labelled["annotations"]
     if not rows:
@@ -128,7 +127,7 @@ def make_labels(
         objects=len(rows),
         given=len(content["annotations"]),
         unusable=unusable,
-        dropped=dropped,
+        dropped=wanted - len({row["id"] if tiles is None else row["source_id"] for row in rows}),
         outside_image=outside,
         outside_box=off_box,
         duplicates=twice,
@@ -141,8 +140,8 @@ def make_labels(
 def add_points(content: Mapping[str, Any], settings: PointSettings, where: str) -> tuple[dict[str, Any], int]:
     """Coarse points for all annotations, in the order of the file; what was ``bbox`` becomes ``true_bbox``.
 
-    Annotations with a ``point`` keep it, and draw nothing; a ``bbox`` beside it is a label and goes. Those whose true box has a side below one pixel, an ``area``
-    of 0 or no overlap with the image are left out, after the draws.
+    Annotations with a ``point`` keep it, and draw nothing; a ``bbox`` beside it is a label and goes. Annotations whose
+    true box has a side below one pixel, an ``area`` of 0 or no overlap with the image are left out, after the draws.
 
     Returns:
         The new content, and how many were left out.
@@ -167,24 +166,24 @@ def add_points(content: Mapping[str, Any], settings: PointSettings, where: str) 
         masks=masks,
         rng=np.random.RandomState(settings.seed),
     )
-    points = dict(zip(new, drawn.tolist()))
+    points = np.array([row.get("point", (0, 0)) for row in rows], np.float64).reshape(-1, 2)
+    points[new] = drawn
+    boxes = np.array([(0, 0, 0, 0) if box is None else box for box in given], np.float64).reshape(-1, 4)
     annotations = []
-    for i, (row, box) in enumerate(zip(rows, given)):
+    for row, box, point, as_written in zip(rows, given, rounded(points).tolist(), rounded(boxes).tolist()):
         if box is not None and not _is_usable(row, box, sizes[row["image_id"]]):
             continue
-        kept = {key: value for key, value in row.items() if key != "bbox"}
-        kept["point"] = points[i] if i in points else list(row["point"])
-        annotations.append(kept if box is None else {**kept, "true_bbox": list(box)})
+        kept = {key: value for key, value in row.items() if key != "bbox"} | {"point": point}
+        annotations.append(kept if box is None else {**kept, "true_bbox": as_written})
     return {**content, "annotations": annotations}, len(rows) - len(annotations)
 
 
 def add_pseudo_boxes(
     content: Mapping[str, Any], size: PseudoBox = (16, 16), where: str = "annotations"
-) -> tuple[dict[str, Any], int]:
-    """A ``bbox`` around every point, clipped to the image; see :func:`~p2p_loc.pseudo.pseudo_boxes`.
+) -> dict[str, Any]:
+    """The content with a ``bbox`` around every point, clipped to the image; see :func:`~p2p_loc.pseudo.pseudo_boxes`.
 
-    Returns:
-        The new content, and how many annotations were left out because their box lies outside.
+    Annotations whose box lies outside are left out.
 
     Raises:
         InputError: a mean size is asked for and a class has no true box of at least 2 pixels, or the size is none.
@@ -234,7 +233,7 @@ def mean_distance(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return float(np.linalg.norm(offsets, axis=1).mean())
 
 
-def _true_labels(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
+def _true_labels(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The content with the true boxes, clipped, as labels and their centres as points."""
     rows = content["annotations"]
     for row in rows:
@@ -242,17 +241,17 @@ def _true_labels(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
             what = f"annotation {row['id']} has no box"
             raise InputError(what, where, "train on points: data.labels=points")
     boxes = clip_boxes([row["true_bbox"] for row in rows], _sizes(content))
-    labelled, dropped = _with_boxes(content, boxes, keep_boxes(boxes))
+    labelled = _with_boxes(content, boxes, keep_boxes(boxes))
     for row in labelled["annotations"]:
         x, y, width, height = row["bbox"]
         row["point"] = rounded(np.array([x + width / 2, y + height / 2])).tolist()
-    return labelled, dropped
+    return labelled
 
 
-def _with_boxes(content: Mapping[str, Any], boxes: np.ndarray, kept: np.ndarray) -> tuple[dict[str, Any], int]:
+def _with_boxes(content: Mapping[str, Any], boxes: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
     columns = zip(content["annotations"], rounded(boxes).tolist(), kept.tolist())
     annotations = [{**row, "bbox": box} for row, box, is_kept in columns if is_kept]
-    return {**content, "annotations": annotations}, int((~kept).sum())
+    return {**content, "annotations": annotations}
 
 
 def _sizes(content: Mapping[str, Any]) -> np.ndarray:
@@ -273,12 +272,6 @@ def _segmentation(row: Mapping[str, Any], where: str) -> Any:
         what = f"annotation {row['id']} has no segmentation"
         raise InputError(what, where, "draw points from the boxes, or add the masks")
     return row["segmentation"]
-
-
-def _round_trip(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with point and true box as they are written, so that a file gives the same as its content in memory."""
-    values = {key: rounded(np.array(row[key], np.float64)).tolist() for key in ("point", "true_bbox") if key in row}
-    return {**row, **values}
 
 
 def _oddities(content: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -65,17 +65,39 @@ class GeneratedImages:
         return self.dataset.load_image(self.index[name])
 
 
+class CachedImages:
+    """Images that stay in memory once they were decoded, up to 256 MiB in each process; the last one always stays.
+
+    A large image is decoded once for all its tiles where these follow one another, a small data set once in all.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self._decoded: OrderedDict[str, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def load(self, name: str) -> Tensor:
+        """The image; it must not be changed."""
+        if name in self._decoded:
+            self._decoded.move_to_end(name)
+            return self._decoded[name]
+        image = self._decoded[name] = self.images.load(name)
+        self._bytes += image.numel()
+        while len(self._decoded) > 1 and self._bytes > _CACHE_BYTES:
+            _, oldest = self._decoded.popitem(last=False)
+            self._bytes -= oldest.numel()
+        return image
+
+
 class TileDataset(DetectionDataset):
     """The images of a COCO dict, of which some may be tiles of larger ones; samples as of ``DetectionDataset``.
 
-    The boxes are the ``bbox`` of the content, clipped to the image. Decoded images stay in memory, up to 256 MiB in
-    each process: a large image is decoded once for all its tiles where samples follow one another, and small data sets
-    are decoded once in all.
+    The boxes are the ``bbox`` of the content, clipped to the image.
 
     Args:
-        images: where the pictures are.
+        images: where the pictures are; :class:`CachedImages` for tiles.
         content: COCO dict; an image may have a ``corner``.
-        train: leave out what is not trained on (section 4 of the notes): crowds, objects with ``ignore``, boxes with a
+        train: leave out what the authors do not train on: crowds, objects with ``ignore``, boxes with a
             side under one pixel, without area or outside; and images without any annotation. Images all of whose
             objects are ignored stay, as background. Else every image and every box is there, crowds and ignored objects
             with ``iscrowd``.
@@ -113,7 +135,6 @@ class TileDataset(DetectionDataset):
         self.images = images
         self.truth = dict(content)
         self.corners = {row["id"]: tuple(row["corner"]) for row in content["images"] if row.get("corner") is not None}
-        self._decoded: OrderedDict[str, Tensor] = OrderedDict()
 
     def load_image(self, index: int) -> Tensor:
         """The image or tile of sample ``index``; ``uint8 (3, H, W)`` RGB.
@@ -122,23 +143,13 @@ class TileDataset(DetectionDataset):
             InputError: the file is missing, damaged, too large, or not of the size its record says.
         """
         record = self.records[index]
-        whole = self._whole(record.file_name)
+        whole = self.images.load(record.file_name)
         corner = self.corners.get(record.image_id)
         left, top, right, bottom = corner or (0, 0, record.width, record.height)
         height, width = whole.shape[1:]
         if (right > width or bottom > height) if corner else (right, bottom) != (width, height):
             raise _wrong_size(record.file_name, (height, width), (right, bottom), corner is not None)
         return whole[:, top:bottom, left:right]
-
-    def _whole(self, name: str) -> Tensor:
-        if name in self._decoded:
-            self._decoded.move_to_end(name)
-            return self._decoded[name]
-        image = self.images.load(name)
-        self._decoded[name] = image
-        while len(self._decoded) > 1 and sum(kept.numel() for kept in self._decoded.values()) > _CACHE_BYTES:
-            self._decoded.popitem(last=False)
-        return image
 
 
 def check_images(

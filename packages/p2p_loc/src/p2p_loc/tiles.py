@@ -1,7 +1,7 @@
 """Cutting large images into tiles, by annotation only: which windows, and which objects each of them has.
 
-Sections 3.3 and 3.5 of the notes: the rules are those of the authors' tools. A tile is ``left, top, right, bottom`` in
-pixels of the whole image, its ``corner``; images are decoded whole and cut afterwards.
+The rules are those of the authors' tools. A tile is ``left, top, right, bottom`` in pixels of the whole image, its
+``corner``; images are decoded whole and cut afterwards.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def crop_annotations(corners: Any, boxes: Any, *, points: Any | None = None, ign
         if ignore is not None:
             kept |= (share >= _LEAST_SHARE_OF_IGNORED) & np.asarray(ignore, np.bool_)
     tile, source = kept.nonzero()
-    shifted = boxes[0, source] - np.pad(corners[tile, 0, :2], ((0, 0), (0, 2)))
+    shifted = boxes[0, source]
+    shifted[:, :2] -= corners[tile, 0, :2]
     clipped = clip_boxes(shifted, sides[tile, source])
     if points is not None:
         return Cropped(tile, source, clipped, points[tile, source])
@@ -157,11 +158,15 @@ def tile_annotations(
         rows_of[row["image_id"]].append(row)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    tiles_of: dict[tuple[int, int], np.ndarray] = {}
     for image in content["images"]:
-        corners = tile_image((image["width"], image["height"]), tile, overlap, policy)
+        size = (image["width"], image["height"])
+        if size not in tiles_of:
+            tiles_of[size] = tile_image(size, tile, overlap, policy)
+        corners = tiles_of[size]
         rows = rows_of[image["id"]]
         first = len(images) + 1
-        x, y = image.get("corner", (0, 0))[:2]  # of an image that is a tile itself
+        x, y = (image.get("corner") or (0, 0))[:2]  # of an image that is a tile itself
         for number, (left, top, right, bottom) in enumerate(corners.tolist(), start=first):
             corner = [left + x, top + y, right + x, bottom + y]
             place = {"width": right - left, "height": bottom - top, "corner": corner}
