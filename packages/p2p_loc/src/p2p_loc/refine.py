@@ -4,7 +4,8 @@ p2p-refine annotations=points.json detections=found.json out=refined.json      #
 p2p-refine run=outputs/p2p_loc out=refined.json                                # with the network of a run's last round
 p2p-refine run=outputs/p2p_loc round=0 refine.score_thr=0                      # of another; as the authors' script
 
-The result is a file to train any detector on. Points, ids and all other entries stay; ``bbox`` is the refined box.
+The result is a file to train any detector on. Points, ids and all other entries stay; ``bbox`` is the refined box. A
+detector that gives points instead of boxes can move labels of one size: refine.label=point.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main(config: DictConfig) -> None:
         content, detections, settings = _of_run(config)
         out, where = Path(config.out or Path(config.run) / "refined.json"), str(config.run)
     else:
-        content, detections, settings = _of_files(config)
+        content, detections, settings = _of_files(config, given)
         out, where = Path(config.out), str(config.annotations)
     refiner = PointRefiner(**{**settings, **given})
     refined = refine_annotations(content, detections, refiner, where)
@@ -55,8 +56,8 @@ def table(rows: dict[str, Any]) -> str:
     )
 
 
-def _of_files(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str, Any]]:
-    """Annotations, detections, and the settings of ``p2p-train``."""
+def _of_files(config: DictConfig, given: dict[str, Any]) -> tuple[dict[str, Any], Detections, dict[str, Any]]:
+    """Annotations, detections (also points, where labels are to keep their size), and the settings of ``p2p-train``."""
     from importlib import resources
 
     import yaml
@@ -76,24 +77,36 @@ def _of_files(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str,
         what = "these labels were refined before, and refinement starts from the first ones"
         raise InputError(what, str(source), "give the file that p2p-points wrote")
     text = resources.files("p2p_loc.conf").joinpath("train.yaml").read_text(encoding="utf-8")
-    return content, read_results(found, content), yaml.safe_load(text)["refine"]
+    settings = {**yaml.safe_load(text)["refine"], **given}
+    return content, read_results(found, content, boxes=settings["label"] == "box"), settings
 
 
 def _of_run(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str, Any]]:
-    """First labels of a run, detections of its network on the training images, and its settings."""
+    """First labels of a run, detections of its network on the training images, and its settings.
+
+    Detections that the run has kept are not made again.
+    """
     import torch
 
     from vireo.engine import plain, print_skipped
     from vireo.engine.finished import changed_data, require_classes
 
+    from .annotations import Detections
+    from .coco_content import read_content
     from .data import build_training
     from .detection import all_detections
     from .load import load_run
+    from .results import read_results
 
     for name in ("annotations", "detections"):
         if config[name] is not None:
             raise InputError(f"files and a run are both given ({name}, run)", name, f"leave out run or {name}")
     loaded = load_run(config.run, config.round, config.weights)
+    settings = plain(loaded.config.refine)
+    kept = Path(config.run) / "detections" / f"round_{loaded.round}.json"
+    if kept.is_file():
+        content = read_content(Path(config.run) / "labels" / "round_0.json").content
+        return content, read_results(kept, content, boxes=True), settings
     data = changed_data(loaded.config.data, config.data)
     training = build_training(data)
     require_classes(training.classes, loaded.classes, f"training data of {config.run}")
@@ -101,7 +114,7 @@ def _of_run(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str, A
     device = torch.device(available if config.device == "auto" else config.device)
     found = all_detections(loaded.model.to(device), training.dataset(train=False), data, device=device)
     print_skipped(training.skipped)
-    return training.content, found, plain(loaded.config.refine)
+    return training.content, Detections.from_coco(found.coco()), settings
 
 
 if __name__ == "__main__":
