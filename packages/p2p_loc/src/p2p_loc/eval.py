@@ -3,7 +3,7 @@
 p2p-eval run=outputs/p2p_loc                                    # on the run's own evaluation data
 p2p-eval run=outputs/p2p_loc round=0                            # the network before any refinement
 p2p-eval run=outputs/tiny data.root=/data/tiny_set eval.max_dets=1000 'eval.ignore_flags=[iscrowd,ignore,uncertain]'
-p2p-eval run=null truth=test.json results=detections.json       # boxes or points of any detector; needs no torch
+p2p-eval run=null truth=test.json results=detections.json       # boxes or points of any detector
 p2p-eval run=null truth=test.json results=detections.json box=true out=scores.json    # also TinyPerson's box metric
 torchrun --nproc-per-node 2 -m p2p_loc.eval run=...             # several processes
 """
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 def main(config: DictConfig) -> None:
     """Print the metrics and write them as JSON (torchrun: each process calls this)."""
     from vireo.engine.folder import require_writable
-    from vireo.engine.logs import write_json
 
     given = [name for name in ("truth", "results") if config[name] is not None]
     foreign = ("truth", "results") if config.run is not None else ("round", "weights", "save_results")
@@ -50,6 +49,8 @@ def main(config: DictConfig) -> None:
         return
     show(measured, title=f"{config.run or config.results}")
     if out is not None:
+        from vireo.engine.logs import write_json  # torch: a result file is measured without it
+
         write_json(out, measured)
         print(f"wrote {out}")
 

@@ -1,0 +1,155 @@
+"""``p2p-eval`` from its command line: on runs, and on result files of any detector."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from p2p_saved_run import saved_run
+from p2p_scenes import scene
+
+from p2p_loc.annotations import Detections
+from p2p_loc.box_eval import evaluate_boxes
+from p2p_loc.location import evaluate_locations
+from vireo.testing import Outcome, call_script
+from vireo.testing.runs import read
+
+
+def evaluate(*arguments: object) -> Outcome:
+    return call_script("p2p_loc.eval", *arguments)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_run(tmp_path_factory.mktemp("saved") / "run")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Ground truth and results."""
+    truth, found = scene(5)
+    for image in truth["images"]:
+        image["file_name"] = f"{image['id']}.png"
+    paths = tmp_path / "truth.json", tmp_path / "results.json"
+    for path, content in zip(paths, (truth, found.coco())):
+        path.write_text(json.dumps(content))
+    return paths
+
+
+def test_a_result_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+    truth, results = files
+    out = tmp_path / "scores" / "out.json"
+    outcome = evaluate("run=null", f"truth={truth}", f"results={results}", "box=true", f"out={out}")
+    assert outcome.status == 0, outcome.err
+    measured, content, found = read(out), read(truth), Detections.from_coco(read(results))
+    assert measured["metrics"] == evaluate_locations(content, found)
+    assert measured["box_metrics"] == evaluate_boxes(content, found)
+    assert measured["ignore_flags"] == ["iscrowd"]
+    assert measured["notes"] == outcome.out.splitlines()[1:3]
+    assert "counted like all others" in outcome.out
+    assert f"{measured['metrics']['AP_tiny3@0.5']:.4f}" in outcome.out
+    assert f"{measured['metrics']['per_class']['class 1']['AP@2']:.4f}" in outcome.out
+    assert f"{measured['box_metrics']['AR75_small']:.4f}" in outcome.out
+
+
+def test_settings_reach_the_metric(files: tuple[Path, Path], tmp_path: Path) -> None:
+    truth, results = files
+    flags = ["iscrowd", "ignore", "uncertain"]
+    settings = ["eval.taus=[0.25,4]", "eval.max_dets=[3,200]", f"eval.ignore_flags=[{','.join(flags)}]"]
+    more = ["eval.multi_match_neutral=true", "eval.without_objects=skip", f"out={tmp_path / 'o.json'}"]
+    outcome = evaluate("run=null", f"truth={truth}", f"results={results}", *settings, *more)
+    assert outcome.status == 0, outcome.err
+    options: dict[str, Any] = {"multi_match_neutral": True, "without_objects": "skip", "ignore_flags": flags}
+    found = Detections.from_coco(read(results))
+    expected = evaluate_locations(read(truth), found, taus=[0.25, 4], max_dets=[3, 200], **options)
+    assert read(tmp_path / "o.json")["metrics"] == expected
+    assert "AP@4/200" in outcome.out
+
+
+def test_images_with_many_objects_are_warned_of(files: tuple[Path, Path]) -> None:
+    outcome = evaluate("run=null", f"truth={files[0]}", f"results={files[1]}", "eval.max_dets=3")
+    assert outcome.status == 0
+    assert "images have more than 3 objects of a class" in outcome.err
+    assert "raise eval.max_dets" in outcome.err
+
+
+def test_a_result_file_needs_no_torch(files: tuple[Path, Path]) -> None:
+    script = "import sys; from p2p_loc.eval import main; main(); assert 'torch' not in sys.modules"
+    arguments = ["run=null", f"truth={files[0]}", f"results={files[1]}", "box=true"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_and_its_detections_from_a_file(run: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    outcome = evaluate(f"run={run}", f"save_results={results}")
+    assert outcome.status == 0, outcome.err
+    measured = read(run / "eval.json")
+    assert measured["round"] == 1
+    assert measured["images"] == 4
+    assert {"AP@0.25", "AP_tiny@2", "AR@1"} <= measured["metrics"].keys()  # the run's own distances
+    assert 0 < measured["metrics"]["AR@2"] <= 1
+    from p2p_runs import DATA, configuration
+
+    from p2p_loc.data import build_evaluation_set
+
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps(build_evaluation_set(configuration(*DATA).data).truth))
+    again = tmp_path / "again.json"
+    taus = "eval.taus=[0.25,0.5,1,2]"
+    outcome = evaluate("run=null", f"truth={truth}", f"results={results}", taus, f"out={again}")
+    assert outcome.status == 0, outcome.err
+    means = [{k: v for k, v in content["metrics"].items() if k != "per_class"} for content in (read(again), measured)]
+    assert means[0] == pytest.approx(means[1], abs=0.02)  # decimals of the file
+
+
+def test_rounds_weights_and_tiles_of_a_run(run: Path, tmp_path: Path) -> None:
+    outs = {}
+    for name, arguments in {
+        "last": [],
+        "round": ["round=1"],
+        "first": ["round=0"],
+        "weights": [f"weights={run / 'round_0' / 'model.safetensors'}"],
+        "tiles": ["data.eval_tile=[32,32]", "data.eval_overlap=[8,8]"],
+    }.items():
+        outcome = evaluate(f"run={run}", *arguments, f"out={tmp_path / name}.json")
+        assert outcome.status == 0, outcome.err
+        outs[name] = read(tmp_path / f"{name}.json")
+    metrics = {name: content["metrics"] for name, content in outs.items()}
+    assert metrics["last"] == metrics["round"] != metrics["first"] == metrics["weights"]
+    assert metrics["tiles"] != metrics["last"]
+    assert outs["first"]["round"] == 0
+    assert outs["weights"]["round"] is None
+    assert evaluate(f"run={run}", "round=0").status == 0
+    assert read(run / "eval_round_0.json")["metrics"] == metrics["first"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run=null"], "nothing to evaluate"),
+        (["run=null", "truth=a.json"], "nothing to evaluate"),
+        (["run=null", "truth=a.json", "results=b.json", "round=1"], "belongs to a run"),
+        (["truth=a.json"], "belongs to a result file"),
+        (["run=null", "truth=absent.json", "results=b.json"], "absent.json: cannot be read"),
+        (["run=absent"], "holds no config.yaml"),
+        (["run=absent", "eval.tau=1"], "eval.tau"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], words: str) -> None:
+    assert words in evaluate(*arguments).mistake()
+
+
+def test_mistakes_of_values_are_named(run: Path, files: tuple[Path, Path]) -> None:
+    assert "has no round 7" in evaluate(f"run={run}", "round=7").mistake()
+    assert "the run's data (data=generated) has no such setting" in evaluate(f"run={run}", "data.val_split=x").mistake()
+    assert "no different positive numbers" in evaluate(f"run={run}", "eval.taus=[]").mistake()
+    given = ["run=null", f"truth={files[0]}", f"results={files[1]}"]
+    assert "'ignore' is no list" in evaluate(*given, "eval.ignore_flags=ignore").mistake()
+    assert "without_objects" in evaluate(*given, "eval.without_objects=nan").mistake()
+    files[1].write_text(files[1].read_text()[:-20])
+    assert "it may be cut short" in evaluate(*given).mistake()
