@@ -238,6 +238,8 @@ def fault(content: dict[str, Any], section: str, **change: Any) -> dict[str, Any
         ("annotations", {"category_id": 1}, "annotation 2: no category has the id 1"),
         ("annotations", {"bbox": [1, 2, 3]}, "annotation 2: 'bbox' is"),
         ("annotations", {"bbox": [1, 2, -3, 4]}, "is negative"),
+        ("annotations", {"bbox": [1, 2, 3, 10**400]}, "not 4 finite numbers"),
+        ("annotations", {"id": 10**30}, "not an integer"),
         ("annotations", {"point": [1, None]}, "'point' is"),
         ("annotations", {"true_bbox": [1, 2, 3, True]}, "'true_bbox' is"),
         ("annotations", {"id": 1}, "annotation 1: the id is used twice"),

@@ -1,7 +1,7 @@
 """Coarse points: one point anywhere on each object, as a simulated annotator would click it.
 
-Section 3 of the paper, with the streams of the authors' tools: the same seed of numpy's legacy generator gives the same
-points. Boxes are float64 xywh in pixels.
+The streams are those of the authors' tools: the same seed of numpy's legacy generator gives the same points. Boxes are
+float64 xywh in pixels.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 from vireo.engine.folder import require_writable, write_atomically
 from vireo.errors import InputError
 
+_LARGEST = 2**53  # of whole numbers; float64 holds no larger ones exactly
 _REMEDY = "correct or remove the record, or skip such records"
 
 
@@ -160,7 +161,7 @@ def is_vector(value: Any, count: int) -> bool:
     return (
         isinstance(value, list | tuple)
         and len(value) == count
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+        and all(abs(v) < _LARGEST if type(v) is int else isinstance(v, float) and math.isfinite(v) for v in value)
     )
 
 
@@ -169,7 +170,7 @@ def _lacks(row: Any, types: Mapping[str, type]) -> str | None:
     if not isinstance(row, dict):
         return "the record is no object"
     for key, kind in types.items():
-        if type(row.get(key)) is not kind:
+        if type(row.get(key)) is not kind or (kind is int and abs(row[key]) >= _LARGEST):
             return f"{key!r} is {row[key]!r:.40}, not {_KINDS[kind]}" if key in row else f"{key!r} is missing"
     return None
 

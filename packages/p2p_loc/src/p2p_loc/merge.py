@@ -1,4 +1,4 @@
-"""Joining the detections of tiles: all shifted to their places, then one non-maximum suppression over the whole image."""
+"""Joining the detections of tiles: shifted to their places, then one non-maximum suppression over the whole image."""
 
 from __future__ import annotations
 

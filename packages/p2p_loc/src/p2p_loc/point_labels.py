@@ -1,6 +1,7 @@
 """From annotations with boxes or points to what a detector is trained on: coarse points, tiles, pseudo boxes.
 
-The order is the authors': one point for each object of the whole image, then tiles, then pseudo boxes. Functions here map a COCO dict to a new one; all numbers they write have three decimals.
+The order is the authors': one point for each object of the whole image, then tiles, then pseudo boxes. Functions here
+map a COCO dict to a new one; all numbers they write have three decimals.
 """
 
 from __future__ import annotations

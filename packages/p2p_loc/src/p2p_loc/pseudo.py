@@ -1,7 +1,7 @@
 """Pseudo boxes: every point becomes a box of one size, so that any box detector can be trained on points.
 
-Section 3 of the paper; the clip and filter rules are those of the authors' annotation tools and serve everywhere that
-labels are written. Boxes are float64 xywh in pixels here, as in the files.
+The clip and filter rules are those of the authors' annotation tools and serve everywhere that labels are written. Boxes
+are float64 xywh in pixels here, as in the files.
 """
 
 from __future__ import annotations
