@@ -127,7 +127,7 @@ def test_training_lowers_the_losses() -> None:
     model = narrow("adap").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     series = []
-    for _ in range(25):
+    for _ in range(15):
         optimizer.zero_grad()
         loss = total(model(*batch()))
         loss.backward()

@@ -133,6 +133,7 @@ class RepPointsHead(nn.Module):
         device = found.logits[0].device
         sizes = [(m.shape[2], m.shape[3]) for m in found.logits]
         locations = grid_locations(sizes, self.strides, device)
+        height, width = (length * self.strides[0] for length in sizes[0])  # of the batch
         base, stride = locations[:, [0, 1, 0, 1]], locations[:, 2:]
         init, refined = (
             torch.cat([self.boxes(points).flatten(2) for points in maps], dim=2).transpose(1, 2)
@@ -142,7 +143,8 @@ class RepPointsHead(nn.Module):
         for target, proposals in zip(targets, (init.detach() * stride + base), strict=True):
             boxes, labels = target["boxes"].to(device), target["labels"].to(device)
             area = padded_area(target["size"])
-            usable = (locations[:, 0] < area[1]) & (locations[:, 1] < area[0])
+            whole = area[0] >= height and area[1] >= width
+            usable = None if whole else (locations[:, 0] < area[1]) & (locations[:, 1] < area[0])
             first = assign_points(boxes, sizes, self.strides, self.base_scale, area=area)
             second, _ = assign_by_iou(proposals, boxes, POSITIVE_IOU, NEGATIVE_IOU, usable)
             matches.append((first, second, _of(labels, second, self.num_classes)))
