@@ -230,7 +230,8 @@ def fault(content: dict[str, Any], section: str, **change: Any) -> dict[str, Any
     [
         ("images", {"id": "x"}, "image x: 'id' is 'x', not an integer"),
         ("images", {"id": 7}, "image 7: the id is used twice"),
-        ("images", {"width": 0}, "image 3: size 0 x 90 is not positive"),
+        ("images", {"width": 0}, "image 3: size 0 x 90 is not of two positive integers"),
+        ("images", {"height": "90"}, "image 3: size 120 x '90' is not of two positive integers"),
         ("images", {"file_name": "../a.png"}, "leaves the folder"),
         ("images", {"corner": [0, 0, 10, 10]}, "is not of the size 120 x 90"),
         ("images", {"corner": [0, 0, 120.5, 90]}, "in whole pixels"),

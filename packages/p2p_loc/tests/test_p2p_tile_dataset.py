@@ -78,7 +78,9 @@ def test_training_leaves_out_what_is_not_trained_on() -> None:
     trained = TileDataset(Pictures(), content, train=True)  # 5 is narrow, 6 outside, 7 without area
     assert [record.ids.tolist() for record in trained.records] == [[1, 8], [2]]
     assert not any(record.iscrowd.any() for record in trained.records)
+    content["annotations"][0]["area"] = None  # not known: that of the box
     kept = TileDataset(Pictures(), content, train=True, drop_ignore=False)
+    assert kept.records[0].area.tolist() == [1200, 400]
     assert [record.ids.tolist() for record in kept.records] == [[1, 8], [2, 4]]
 
 

@@ -185,8 +185,9 @@ def _image_fault(row: Any, seen: set[int]) -> str | None:
     name = PurePosixPath(row["file_name"])
     if name.is_absolute() or ".." in name.parts:
         return f"file name {row['file_name']!r} leaves the folder of images"
-    if not is_vector([row.get("width"), row.get("height")], 2) or min(row["width"], row["height"]) < 1:
-        return f"size {row.get('width')} x {row.get('height')} is not positive"
+    sides = [row.get("width"), row.get("height")]
+    if any(type(side) is not int or not 1 <= side < _LARGEST for side in sides):
+        return f"size {sides[0]!r:.20} x {sides[1]!r:.20} is not of two positive integers"
     corner = row.get("corner")
     if corner is not None:
         if not (is_vector(corner, 4) and all(type(v) is int for v in corner) and min(corner[:2]) >= 0):

@@ -97,10 +97,9 @@ class TileDataset(DetectionDataset):
     Args:
         images: where the pictures are; :class:`CachedImages` for tiles.
         content: COCO dict; an image may have a ``corner``.
-        train: leave out what the authors do not train on: crowds, objects with ``ignore``, boxes with a
-            side under one pixel, without area or outside; and images without any annotation. Images all of whose
-            objects are ignored stay, as background. Else every image and every box is there, crowds and ignored objects
-            with ``iscrowd``.
+        train: leave out what the authors do not train on: crowds, objects with ``ignore``, boxes with a side under one
+            pixel, without area or outside; and images without any annotation. Images all of whose objects are ignored
+            stay, as background. Else every image and every box is there, crowds and ignored objects with ``iscrowd``.
         drop_ignore: with ``train``, whether objects with ``ignore`` are background; else they are like all others.
         min_gt_size: with ``train``, leave out images none of whose trained boxes has a side above this many pixels.
             0: none of them.
@@ -225,7 +224,10 @@ def _records(
     sides = boxes[:, 2:] - boxes[:, :2]
     crowd = np.array([bool(row.get("iscrowd")) for row in rows], np.bool_)
     ignored = np.array([bool(row.get("ignore")) for row in rows], np.bool_)
-    area = np.array([row.get("area", side) for row, side in zip(rows, sides.prod(axis=1).tolist())], np.float64)
+    given = (row.get("area") for row in rows)
+    area = np.array(
+        [a if isinstance(a, int | float) else side for a, side in zip(given, sides.prod(axis=1).tolist())], np.float64
+    )
     used = np.ones(len(rows), np.bool_)
     if train:
         used = ~crowd & (sides >= 1).all(axis=1) & (area > 0) & ~(ignored & drop_ignore)
