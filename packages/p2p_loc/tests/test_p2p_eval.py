@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from p2p_runs import DATA, configuration
 from p2p_saved_run import saved_run
 from p2p_scenes import scene
 
 from p2p_loc.annotations import Detections
 from p2p_loc.box_eval import evaluate_boxes
+from p2p_loc.data import build_evaluation_set
 from p2p_loc.location import evaluate_locations
 from vireo.testing import Outcome, call_script
 from vireo.testing.runs import read
+from vireo.testing.series import torchrun
 
 
 def evaluate(*arguments: object) -> Outcome:
@@ -93,10 +98,6 @@ def test_a_run_and_its_detections_from_a_file(run: Path, tmp_path: Path) -> None
     assert measured["images"] == 4
     assert {"AP@0.25", "AP_tiny@2", "AR@1"} <= measured["metrics"].keys()  # the run's own distances
     assert 0 < measured["metrics"]["AR@2"] <= 1
-    from p2p_runs import DATA, configuration
-
-    from p2p_loc.data import build_evaluation_set
-
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(build_evaluation_set(configuration(*DATA).data).truth))
     again = tmp_path / "again.json"
@@ -126,6 +127,26 @@ def test_rounds_weights_and_tiles_of_a_run(run: Path, tmp_path: Path) -> None:
     assert outs["weights"]["round"] is None
     assert evaluate(f"run={run}", "round=0").status == 0
     assert read(run / "eval_round_0.json")["metrics"] == metrics["first"]
+
+
+def test_two_processes_measure_what_one_does(run: Path, tmp_path: Path) -> None:
+    """An odd number of images in tiles: one process has one more than the other."""
+    settings = [f"run={run}", "data.eval_tile=[32,32]", "data.eval_overlap=[8,8]"]
+    config = run.parent / "odd" / "config.yaml"
+    shutil.copytree(run, config.parent)
+    config.write_text(config.read_text().replace("val_images: 4", "val_images: 5"))
+    settings[0] = f"run={config.parent}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes have
+    try:
+        assert evaluate(*settings, f"out={tmp_path / 'one.json'}").status == 0
+    finally:
+        torch.set_num_threads(threads)
+    torchrun("p2p_loc.eval", *settings, f"out={tmp_path / 'two.json'}")
+    one, two = read(tmp_path / "one.json"), read(tmp_path / "two.json")
+    assert one["images"] == 5
+    assert one["detections"] > 20
+    assert one == two
 
 
 @pytest.mark.parametrize(
