@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .localizer import Localizer
 
+LARGE, LARGE_TILE = 2048, (1024, 1024)  # side of an image that is cut into such tiles in any case
+
 
 @dataclass(frozen=True)
 class ImagePoints:
@@ -53,7 +55,8 @@ def predictor(
 
     Args:
         model: moved to ``device`` and put into evaluation mode.
-        tile, overlap: see :func:`~p2p_loc.detection.detect`.
+        tile, overlap: see :func:`~p2p_loc.detection.detect`. None: images are looked at whole, but those with a side of
+            more than 2,048 pixels, for which memory might not suffice, in tiles of 1,024 x 1,024.
         sides: short and greatest long side that images are resized to first, as in training; None: they are not.
         threshold: detections below this score are left out.
         device: default: CUDA if there is a device, else the CPU.
@@ -78,7 +81,8 @@ def predictor(
         resized = image
         if sides is not None:
             resized, target = ResizeShortSide(*sides)(image, target)
-        found = detect(model, resized, tile=tile, overlap=overlap, batch_size=batch_size, device=device)
+        cut = LARGE_TILE if tile is None and max(resized.shape[1:]) > LARGE else tile
+        found = detect(model, resized, tile=cut, overlap=overlap, batch_size=batch_size, device=device)
         found = in_original_pixels(found, target)
         kept = found["scores"] >= threshold
         boxes, scores, labels = (found[name][kept].numpy() for name in ("boxes", "scores", "labels"))
@@ -109,9 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "Find tiny objects in images of any size, and draw a point on each."
     parser = prediction_parser("p2p-predict", text, "outputs/p2p_loc", "points and boxes in COCO's result format")
     parser.add_argument("--round", type=int, help="round of the run whose network is used (default: the last)")
-    parser.add_argument(
-        "--tile", type=int, nargs=2, metavar=("W", "H"), help="cut images into tiles (default: as the run evaluates)"
-    )
+    tile = f"cut images into tiles (default: as the run evaluates; if that is whole, 1024 1024 above {LARGE} pixels)"
+    parser.add_argument("--tile", type=int, nargs=2, metavar=("W", "H"), help=tile)
     parser.add_argument("--overlap", type=int, nargs=2, metavar=("W", "H"), help="of the tiles (default: as the run)")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score (default: %(default)s)")
     return parser
