@@ -22,7 +22,7 @@ COMPARISONS = {
     "fgc": ("fgc_losses", "fgc_latency"),
     "g2sd": ("g2sd_step",),
     "itpn": ("itpn_step",),
-    "p2p_loc": ("p2p_loc_eval", "p2p_loc_memory", "p2p_loc_step"),
+    "p2p_loc": ("p2p_loc_eval", "p2p_loc_memory", "p2p_loc_step", "p2p_loc_refine"),
     "ssd_det": ("coco_eval", "loader", "ssd_det_step"),
 }
 

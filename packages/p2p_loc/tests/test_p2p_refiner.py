@@ -141,7 +141,7 @@ def plain_loop(case: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[np
     found=st.integers(0, 80),
     topk=st.integers(1, 6),
     cap=st.sampled_from([-1, 1, 3]),
-    pairs=st.sampled_from([1, 7, 1 << 18]),
+    pairs=st.sampled_from([1, 7, 1 << 16]),
 )
 def test_equals_a_plain_loop(seed: int, count: int, found: int, topk: int, cap: int, pairs: int) -> None:
     """With ties of scores and distances, and however many detections are looked at together."""
@@ -194,8 +194,10 @@ def test_wrong_arrays() -> None:
         PointRefiner()(*one, [[0, 0, np.nan, 1]], [0.5], [0])
     with pytest.raises(InputError, match="det_boxes: of shape"):
         PointRefiner()(*one, [[0, 0, 1]], [0.5], [0])
-    with pytest.raises(InputError, match="det_scores and det_classes: are not as many"):
+    with pytest.raises(InputError, match="det_boxes and det_scores: are not as many"):
         PointRefiner()(*one, [box(1, 1)], [0.5, 0.4], [0])
+    with pytest.raises(InputError, match="det_classes: are 2 for 1"):
+        PointRefiner()(*one, [box(1, 1)], [0.5], [0, 1])
     with pytest.raises(InputError, match="images, det_images: given for one side only"):
         PointRefiner()(*one, [box(1, 1)], [0.5], [0], images=[3])
 

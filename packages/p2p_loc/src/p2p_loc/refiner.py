@@ -19,7 +19,7 @@ Mode = Literal["weight_mean", "mean", "legacy_minmax", "legacy_center"]
 Label = Literal["box", "point"]
 GrowBy = Literal["width", "sides"]
 
-PAIRS = 1 << 18  # detections times points that are looked at together: 2 MiB an array, which caches hold
+PAIRS = 1 << 16  # detections times points that are looked at together: half a MiB an array, which caches hold
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,26 @@ class PointRefiner:
         boxes, scores = _floats(det_boxes, 4, "det_boxes"), _floats(det_scores, 1, "det_scores")[:, 0]
         if (images is None) != (det_images is None):
             raise InputError("given for one side only", "images, det_images", "give both, or none of them")
-        group = _group_of(images, classes, len(points), "init_boxes and classes", len(init_boxes))
-        det_group = _group_of(det_images, det_classes, len(boxes), "det_scores and det_classes", len(scores))
+        classes, det_classes = (
+            _integers(classes, len(points), "classes"),
+            _integers(det_classes, len(boxes), "det_classes"),
+        )
+        if images is None:
+            images, det_images = np.zeros(len(points), np.int64), np.zeros(len(boxes), np.int64)
+        images, det_images = _integers(images, len(points), "images"), _integers(det_images, len(boxes), "det_images")
+        if not (len(init_boxes) == len(points) and len(scores) == len(boxes)):
+            raise InputError("are not as many", "points and init_boxes, det_boxes and det_scores", "give one for each")
 
-        # the groups that have points, by number; detections of others belong to nobody
-        known, group_of_point, count = np.unique(group, axis=0, return_inverse=True, return_counts=True)
-        group_of_det = _number_of(det_group, known)
-        kept = np.flatnonzero((group_of_det >= 0) & (scores > self.score_thr))
+        # an image and class with points is a group; detections of others belong to nobody
+        group, det_group = _groups(images, classes, det_images, det_classes)
+        kept = np.flatnonzero((det_group >= 0) & (scores > self.score_thr))
         if self.num_per_gt > 0:
-            rank = _ranks(group_of_det[kept], scores[kept])
-            kept = kept[rank < self.num_per_gt * count[group_of_det[kept]]]
+            most = self.num_per_gt * np.bincount(group)
+            kept = kept[_best(det_group[kept], scores[kept], most)]
         boxes, scores = boxes[kept], scores[kept]
 
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        owner = _nearest(centres, group_of_det[kept], points, group_of_point.reshape(-1), count)
-        chosen = _ranks(owner, scores) < self.topk
+        owner = _nearest((boxes[:, :2] + boxes[:, 2:]) / 2, det_group[kept], points, group)
+        chosen = _best(owner, scores, np.full(len(points), self.topk))
         chosen &= self._within_reach(boxes, points[owner], init_boxes[owner])
         boxes, scores, owner = boxes[chosen], scores[chosen], owner[chosen]
 
@@ -177,63 +182,83 @@ def _floats(values: Any, columns: int, name: str) -> np.ndarray:
     return array.reshape(-1, columns)
 
 
-def _group_of(images: Any, classes: Any, count: int, names: str, other: int) -> np.ndarray:
-    """int64 ``(count, 2)``: image and class of each entry."""
-    classes = np.asarray(classes, np.int64).reshape(-1)
-    images = np.zeros(count, np.int64) if images is None else np.asarray(images, np.int64).reshape(-1)
-    if not len(classes) == len(images) == count == other:
-        raise InputError("are not as many as the boxes or points they belong to", names, "give one entry for each")
-    return np.stack([images, classes], axis=1)
+def _integers(values: Any, count: int, name: str) -> np.ndarray:
+    array = np.asarray(values, np.int64).reshape(-1)
+    if len(array) != count:
+        raise InputError(f"are {len(array)} for {count} boxes or points", name, "give one for each")
+    return array
 
 
-def _number_of(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Position of each row among the sorted, distinct rows of ``known``; -1 where it is not among them."""
+def _groups(
+    images: np.ndarray, classes: np.ndarray, det_images: np.ndarray, det_classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the image and class of each point, from 0 without gaps, and of each detection; -1: of no point."""
+    number, det_number = np.zeros(len(images), np.int64), np.zeros(len(det_images), np.int64)
+    for own, other in ((images, det_images), (classes, det_classes)):
+        known, position = np.unique(own, return_inverse=True)
+        number = number * len(known) + position
+        det_position = _position(other, known)
+        det_number = np.where((det_number < 0) | (det_position < 0), -1, det_number * len(known) + det_position)
+    known, group = np.unique(number, return_inverse=True)
+    return group, _position(det_number, known)
+
+
+def _position(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where each value is among the sorted ``known``; -1 where it is not."""
     if not len(known):
-        return np.full(len(rows), -1)
-    both, position = np.unique(np.concatenate([known, rows]), axis=0, return_inverse=True)
-    position = position.reshape(-1)
-    number = np.full(len(both), -1)
-    number[position[: len(known)]] = np.arange(len(known))
-    return number[position[len(known) :]]
+        return np.full(len(values), -1)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.where(known[place] == values, place, -1)
 
 
-def _ranks(group: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Place of each entry among those of its group: 0 for the best score, the first at ties."""
-    order = np.lexsort((-scores, group))  # stable
+def _best(group: np.ndarray, scores: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Mask of the entries that are among the best ``most[group]`` of their group; at equal scores the first ones."""
+    chosen = np.ones(len(group), np.bool_)
+    crowded = np.flatnonzero((np.bincount(group, minlength=len(most)) > most)[group])
+    order = crowded[np.lexsort((-scores[crowded], group[crowded]))]  # stable
     ordered = group[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    ranks = np.empty(len(group), np.int64)
-    ranks[order] = np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
-    return ranks
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    chosen[order] = rank < most[ordered]
+    return chosen
 
 
-def _nearest(
-    centres: np.ndarray, group_of_det: np.ndarray, points: np.ndarray, group_of_point: np.ndarray, count: np.ndarray
-) -> np.ndarray:
+def _nearest(centres: np.ndarray, det_group: np.ndarray, points: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The point of its group that is nearest to each centre, the first at ties.
 
     Args:
         centres: ``(M, 2)``.
-        group_of_det: ``(M,)`` numbers of groups.
+        det_group: ``(M,)``.
         points: ``(N, 2)``.
-        group_of_point: ``(N,)``.
-        count: points of each group.
+        group: ``(N,)`` from 0 without gaps.
     """
     owner = np.empty(len(centres), np.int64)
-    members = np.argsort(group_of_point, kind="stable")
+    count = np.bincount(group)
+    by_size = np.argsort(count, kind="stable")  # groups of like size are looked at together: little padding
+    place = np.empty_like(by_size)
+    place[by_size] = np.arange(len(by_size))
+    members = np.argsort(place[group], kind="stable")  # points in that order
+    count = count[by_size]
     starts = np.cumsum(count) - count
-    order = np.argsort(count[group_of_det], kind="stable")  # detections of groups of like size together: little padding
+    det_place = place[det_group]
+    order = np.argsort(det_place, kind="stable")
+    det_place, centres = det_place[order], centres[order]
     begin = 0
     while begin < len(order):
-        # as many rows as fit, with the widest of them as the width of all
-        widths = count[group_of_det[order[begin : begin + PAIRS]]]
+        # as many detections as fit, with the widest of their groups as the width of all
+        widths = count[det_place[begin : begin + max(1, PAIRS // count[det_place[begin]])]]
         fitting = np.searchsorted(widths * np.arange(1, len(widths) + 1), PAIRS, side="right")
-        rows = order[begin : begin + max(1, int(fitting))]
-        begin += len(rows)
-        group = group_of_det[rows]
-        column = np.arange(count[group[-1]])
-        member = starts[group][:, None] + np.minimum(column, count[group][:, None] - 1)  # padded by the last point
-        near = members[member]
-        distance = (points[near, 0] - centres[rows, :1]) ** 2 + (points[near, 1] - centres[rows, 1:]) ** 2
-        owner[rows] = near[np.arange(len(rows)), distance.argmin(1)]  # a padding point never comes first
+        rows = slice(begin, begin + max(1, int(fitting)))
+        begin = rows.stop
+        here = det_place[rows]
+        table = np.arange(here[0], here[-1] + 1)
+        column = np.minimum(np.arange(count[here[-1]]), count[table][:, None] - 1)  # padded by a group's last point,
+        member = members[starts[table][:, None] + column]  # which never comes first
+        x, y = (points[member, axis][here - here[0]] for axis in (0, 1))
+        x -= centres[rows, :1]
+        y -= centres[rows, 1:]
+        x *= x
+        y *= y
+        x += y
+        owner[order[rows]] = member[here - here[0], x.argmin(1)]
     return owner
