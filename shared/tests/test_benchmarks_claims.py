@@ -51,7 +51,9 @@ class Processes:
         stdout.write(f"{command[2]} with seed {given.get('seed')}\n")
         if folder.name in self.failing:
             return SimpleNamespace(returncode=2)
-        result = {"metrics": self.metrics(folder.name), "wall_s": 2.5, "steps": 7}
+        metrics = self.metrics(folder.name)
+        result = {"metrics": metrics, "wall_s": 2.5, "steps": 7}
+        result["rounds"] = [{"round": t, "labels": metrics, "metrics": metrics, "train_s": 2.5} for t in range(3)]
         Path(given.get("out") or folder / "metrics.json").write_text(json.dumps(result))
         return SimpleNamespace(returncode=0)
 
@@ -68,6 +70,7 @@ def some_metrics(folder: str) -> dict[str, Any]:
     blocks, error = {"7": value, "8": value}, {"top1_error": value}
     features = {"linear": error, "knn": error, "loss": value, "mIoU": value, "mAcc": value, "aAcc": value}
     features |= dict.fromkeys(("wFmeasure", "IoU", "maxEm", "meanEm", "Smeasure", "MAE"), value)
+    features |= dict.fromkeys(("error", "AP@0.25", "AP@0.5", "AP@1", "AP@2"), value)
     found = {"AP": value, "box_AP": value, "box_AP50": value, **error, **features}
     return {**found, "pruning": 0.55, "overlap": blocks, "purity": blocks}
 
@@ -166,6 +169,7 @@ def test_settings_of_every_arm_are_those_of_the_package(
                 *("transformer_0", "transformer_and_resnet_0"),
             ],
         ),
+        ("p2p_loc", "bccd", ["true_boxes_0", "true_centres_0", "uniform_points_0"]),
         ("dqnet", "scratch", ["dqnet_0", "resnet_0", "transformer_0"]),
         ("dqnet", "sod", ["dqnet_0", "start_0", "transformer_0", "transformer_and_resnet_0"]),
         (
@@ -354,6 +358,21 @@ def test_arms_of_dqnet_start_with_one_transformer(
     assert result["start"]["wFmeasure"] == [0.5]
     assert len(result["checks"]) == 4
     assert all(result["checks"].values())
+
+
+def test_rows_of_p2p_loc_are_its_rounds(run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes) -> None:
+    """The arms share the first round; equal numbers are no gain."""
+    status, result = run("p2p_loc", "people", "--seeds", "4")
+    names = [row["name"] for row in result["arms"]]
+    assert status == 0
+    assert names[:3] == [f"uniform points, round {t}" for t in range(3)]
+    assert "score cut 0, round 0" not in names
+    assert names[-1] == "true boxes"
+    assert len(result["checks"]) == 7
+    assert not result["checks"]["round 1 above round 0 by 0.1 of AP at 0.25, each seed"]  # all numbers are alike
+    commands = {Path(settings[-1].partition("=")[2]).name: settings for _, settings in processes.commands}
+    assert "refine.score_thr=0" in commands["score_cut_0_4"]
+    assert all("data.seed=4" in settings and "data.points.seed=4" in settings for settings in commands.values())
 
 
 def test_students_start_and_learn_as_their_arms_say(
