@@ -3,9 +3,9 @@
     python benchmarks/p2p_loc_refine.py [--loop 10000] [--repeat 3]
 
 Images of 640 x 512 with 50 points of two classes; the detections of a point are spread around it. Seconds are of
-:class:`p2p_loc.PointRefiner` from arrays to labels, a whole data set in one call. The loop does what the authors' script
-does, in numpy, image by image, class by class and point by point; on its ``--loop`` points all labels must agree to
-1e-9, or nothing is written. The sides take turns.
+:class:`p2p_loc.PointRefiner` from arrays to labels, a whole data set in one call. The loop does the work of the
+authors' script in numpy, image by image, class by class and point by point; on its ``--loop`` points all labels must
+agree to 1e-9, or nothing is written. The sides take turns.
 """
 
 from __future__ import annotations
