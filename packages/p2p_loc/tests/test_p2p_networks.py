@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from p2p_networks import KINDS, NARROW, batch, narrow
+from p2p_runs import configuration
 from torch import Tensor
 
+from p2p_loc.build import build_localizer
 from p2p_loc.losses import focal_loss
 from p2p_loc.p2p_head import MATCHES_PER_OBJECT, P2PHead, P2PNet, match_predictions
 from p2p_loc.reppoints import RepPoints, RepPointsHead, RepPointsOutput
@@ -39,8 +41,8 @@ def test_a_batch_without_objects(kind: str) -> None:
     losses = model(images, [empty, empty])
     assert losses["loss_cls"] > 0
     assert all(value == 0 for name, value in losses.items() if name != "loss_cls")
-    total(losses).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    total(losses).backward()  # every parameter takes part, as processes that train together expect
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,6 +99,21 @@ def test_padding_is_not_trained() -> None:
         torch.testing.assert_close(value, expected[name])
     found.logits[0][1, 0, 0, 23] += 1.0
     assert head.losses(found, targets)["loss_cls"].sum() > expected["loss_cls"].sum()
+
+
+def test_padding_holds_no_points() -> None:
+    head = P2PHead(1, 8, stride=8)
+    target = {"boxes": torch.tensor([[60.0, 0, 68, 8]]), "labels": torch.tensor([0]), "size": (20, 60)}
+    found = head(torch.zeros(1, 8, 4, 12))  # a batch of 32x96, whose right third is padding
+    assigned = head.assign(found, [target])
+    assert torch.equal(assigned.usable[0], found.locations[:, 0] < 64)
+    assert int((assigned.match >= 0).sum()) == MATCHES_PER_OBJECT
+    assert assigned.usable[assigned.match >= 0].all()
+    expected = head.losses(found, [target])["loss_cls"]
+    for place, changes in ((11, False), (0, True)):  # of the first row
+        logits = found.logits.clone()
+        logits[0, place] += 1.0
+        assert torch.equal(head.losses(found._replace(logits=logits), [target])["loss_cls"], expected) != changes
 
 
 @pytest.mark.parametrize("kind", ["adap", "p2p"])
@@ -172,6 +189,27 @@ def test_over_a_plain_transformer() -> None:
     model = RepPoints(1, "vit_tiny_patch16_224", frozen_stages=0, channels=32, backbone_options=options)
     losses = model.train()(torch.randn(1, 3, 64, 64), [{**batch()[1][1], "size": (64, 64)}])
     assert total(losses).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "strides", "base_scale"),
+    [
+        ("adap_reppoints", RepPoints, (4, 8, 16, 32, 64), 2.0),
+        ("reppoints", RepPoints, (8, 16, 32, 64, 128), 4.0),
+        ("p2p", P2PNet, 4, None),
+    ],
+)
+def test_configurations(name: str, kind: type, strides: Any, base_scale: float | None) -> None:
+    model = configuration(f"model={name}").model
+    assert (model.pretrained, model.frozen_stages, model.norm) == (True, 1, "fixed_bn")
+    with torch.device("meta"):
+        network = build_localizer(model, 3, fresh=False)
+    assert type(network) is kind
+    head: Any = network.head
+    found = (head.strides, head.base_scale) if isinstance(network, RepPoints) else (head.stride, None)
+    assert found == (strides, base_scale)
+    assert sum(not p.requires_grad for p in network.parameters()) == 33  # stem and first stage
+    assert network.nms_iou == (0.2 if name == "p2p" else 0.5)
 
 
 @pytest.mark.parametrize("strides", [(4, 16), (2, 4, 8), (64, 128)])

@@ -141,7 +141,7 @@ class RepPointsHead(nn.Module):
         )  # (B, N, 4), in strides
         matches, goals = [], []
         for target, proposals in zip(targets, (init.detach() * stride + base), strict=True):
-            boxes, labels = target["boxes"].to(device), target["labels"].to(device)
+            boxes, labels = target["boxes"].to(init), target["labels"].to(device)
             area = padded_area(target["size"])
             whole = area[0] >= height and area[1] >= width
             usable = None if whole else (locations[:, 0] < area[1]) & (locations[:, 1] < area[0])
