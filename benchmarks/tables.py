@@ -76,6 +76,18 @@ def dqnet_speed() -> str:
 
 
 @table
+def p2p_loc() -> str:
+    """Claims of P2P-Loc."""
+    return claims("p2p_loc_")
+
+
+@table
+def p2p_loc_speed() -> str:
+    """Ratios of metric, refinement, prediction and training step against their targets."""
+    return speed_of("speed_p2p_loc*.json")
+
+
+@table
 def g2sd() -> str:
     """Claims of G2SD."""
     return claims("g2sd_")

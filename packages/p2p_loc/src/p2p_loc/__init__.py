@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # what vireo.lazy imports on first use
     from .p2p_head import P2PNet as P2PNet
     from .people import GeneratedPeople as GeneratedPeople
     from .point_files import read_points as read_points
+    from .point_labels import PointSettings as PointSettings
+    from .point_labels import TileSettings as TileSettings
     from .point_labels import make_labels as make_labels
     from .pseudo import pseudo_boxes as pseudo_boxes
     from .refiner import PointRefiner as PointRefiner
