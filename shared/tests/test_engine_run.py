@@ -451,3 +451,13 @@ def test_runs_one_after_the_other_share_a_fabric(tmp_path: Path, monkeypatch: py
     assert left == []
     first._close_group()
     assert left == ["left"]
+
+
+def test_the_log_of_a_run_killed_before_its_first_checkpoint_is_begun_anew(tmp_path: Path) -> None:
+    tiny.train(str(tmp_path), epochs=1)
+    whole = [entry["losses"] for entry in entries(tmp_path, "train")]
+    for path in [*(tmp_path / "checkpoints").glob("*.pt"), tmp_path / "metrics.json"]:
+        path.unlink()
+    tiny.train(str(tmp_path), epochs=1)
+    assert [entry["losses"] for entry in entries(tmp_path, "train")] == whole
+    assert [entry["event"] for entry in entries(tmp_path, "event")] == ["started", "finished"] * 2

@@ -228,8 +228,8 @@ class ResumableRun:
             self._log = JsonLines(self.output_dir / "log.jsonl")
             self._wandb = WandbLog(self._wandb_settings, self.output_dir, self.config, self._wandb_id)
             self._wandb_id = self._wandb.run_id
+            self._log.rewind(self.step_count)  # also what was killed before its first checkpoint
             if self.step_count:
-                self._log.rewind(self.step_count)
                 self._say(f"{self.output_dir}: resumed at epoch {self.epoch + 1}, step {self.step_count}")
             self._event("resumed" if self.step_count else "started", world_size=self.world_size)
 
