@@ -61,7 +61,7 @@ def loop(data: Scene, topk: int = 16, grow: float = 1.75) -> np.ndarray:
     refined = data["boxes"].copy()
     starts = np.arange(0, len(refined), POINTS_AN_IMAGE)
     for image, start in enumerate(starts):
-        rows = np.arange(start, min(start + POINTS_AN_IMAGE, len(refined)))
+        rows: np.ndarray = np.arange(start, min(start + POINTS_AN_IMAGE, len(refined)))
         found = np.arange(rows[0] * DETECTIONS_A_POINT, (rows[-1] + 1) * DETECTIONS_A_POINT)
         assert data["images"][start] == data["det_images"][found[0]] == image
         for number in range(CLASSES):
