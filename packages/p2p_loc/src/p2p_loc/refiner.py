@@ -109,18 +109,16 @@ class PointRefiner:
         boxes, scores = _floats(det_boxes, 4, "det_boxes"), _floats(det_scores, 1, "det_scores")[:, 0]
         if (images is None) != (det_images is None):
             raise InputError("given for one side only", "images, det_images", "give both, or none of them")
-        classes, det_classes = (
-            _integers(classes, len(points), "classes"),
-            _integers(det_classes, len(boxes), "det_classes"),
-        )
-        if images is None:
-            images, det_images = np.zeros(len(points), np.int64), np.zeros(len(boxes), np.int64)
-        images, det_images = _integers(images, len(points), "images"), _integers(det_images, len(boxes), "det_images")
         if not (len(init_boxes) == len(points) and len(scores) == len(boxes)):
             raise InputError("are not as many", "points and init_boxes, det_boxes and det_scores", "give one for each")
 
         # an image and class with points is a group; detections of others belong to nobody
-        group, det_group = _groups(images, classes, det_images, det_classes)
+        group, det_group = _groups(
+            _integers(np.zeros(len(points)) if images is None else images, len(points), "images"),
+            _integers(classes, len(points), "classes"),
+            _integers(np.zeros(len(boxes)) if det_images is None else det_images, len(boxes), "det_images"),
+            _integers(det_classes, len(boxes), "det_classes"),
+        )
         kept = np.flatnonzero((det_group >= 0) & (scores > self.score_thr))
         if self.num_per_gt > 0:
             most = self.num_per_gt * np.bincount(group)
