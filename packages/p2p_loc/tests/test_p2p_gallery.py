@@ -41,6 +41,20 @@ def test_a_picture_of_each_kind_for_each_image(data: Any, tmp_path: Path) -> Non
         assert picture.shape[1] > 2 * 384  # two cells of four times 96 pixels
 
 
+def test_pictures_are_looked_at_as_in_evaluation(data: Any, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Recording(SmallLocalizer):
+        def candidates(self, images: torch.Tensor, sizes: Any) -> Any:
+            seen.extend(sizes)
+            return super().candidates(images, sizes)
+
+    smaller = OmegaConf.merge(data, {"short_side": 48, "long_side": 48})
+    network = Recording(1, widths=(4, 4)).eval()
+    write_gallery(network, build_evaluation_set(smaller), smaller, 2, tmp_path, torch.device("cpu"))
+    assert seen == [(48, 48), (48, 48)]
+
+
 def test_labels_are_drawn_where_they_are() -> None:
     row = {"id": 1, "image_id": 1, "category_id": 1, "point": [10, 10], "bbox": [22, 2, 16, 16]}
     row["true_bbox"] = [40, 20, 10, 20]

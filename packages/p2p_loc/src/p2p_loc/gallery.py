@@ -35,22 +35,23 @@ def write_gallery(
     Args:
         model: left in evaluation mode.
         dataset: of which ``count`` images with objects, evenly spaced, are drawn.
-        data: its configuration; ``eval_tile`` and ``eval_overlap`` are used.
+        data: its configuration; images are resized and cut as it says.
         count: images.
         folder: of the run.
         device: of the model.
     """
-    from .detection import detect
+    from .detection import all_detections
 
     busy = [i for i, record in enumerate(dataset.records) if len(record)]
-    for number, index in enumerate(_spread(busy, count)):
-        image, target = dataset[index]
-        found = detect(model, image, tile=data.eval_tile, overlap=data.eval_overlap, device=device)
-        sure = found["scores"] >= SCORE_SHOWN
+    chosen = dataset.with_records([dataset.records[i] for i in _spread(busy, count)])
+    found = all_detections(model, chosen, data, tiled=True, device=device, rank=0, world_size=1)
+    for number, record in enumerate(chosen.records):
+        image, target = chosen[number]
+        sure = (found.image_ids == record.image_id) & (found.scores >= SCORE_SHOWN)
         picture, factor = enlarged(image.permute(1, 2, 0).numpy())
         cells = [
             draw_points(picture, factor * _centres(target["boxes"].numpy()), colours=_TRUE),
-            draw_points(picture, factor * _centres(found["boxes"][sure].numpy()), scores=found["scores"][sure]),
+            draw_points(picture, factor * _centres(found.boxes[sure]), scores=found.scores[sure]),
         ]
         sheet = grid(cells, 2, ["true centres", f"predicted (score >= {SCORE_SHOWN})"])
         write_picture(folder / "gallery" / f"locations_{number:02d}.png", sheet)
@@ -73,7 +74,7 @@ def write_label_pictures(training: Any, labels: Sequence[dict[str, Any]], count:
         image_id = dataset.records[index].image_id
         picture, factor = enlarged(dataset.load_image(index).permute(1, 2, 0).numpy())
         cells = [draw_labels(picture, _of_image(content, image_id), factor) for content in labels]
-        names = ["coarse points", *(f"refined in round {t}" for t in range(len(labels) - 1))]
+        names = ["round 0: coarse points", *(f"round {t}: refined" for t in range(1, len(labels)))]
         write_picture(folder / "gallery" / f"labels_{number:02d}.png", grid(cells, len(cells), names))
 
 
