@@ -10,6 +10,7 @@ from torch import Tensor
 
 BACKGROUND = -1
 IGNORED = -2
+POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
 _EPS = 1e-6
 
 Sizes = Sequence[tuple[int, int]]
@@ -109,19 +110,12 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return shared.div_(union.clamp_(min=_EPS))
 
 
-def assign_by_iou(
-    candidates: Tensor,
-    boxes: Tensor,
-    positive_iou: float = 0.5,
-    negative_iou: float = 0.4,
-    usable: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def assign_by_iou(candidates: Tensor, boxes: Tensor, usable: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The object that each box of the first stage is refined to.
 
-    A candidate takes the box it overlaps most if that IoU is at least ``positive_iou``, is background below
-    ``negative_iou`` and ignored between. Moreover every box keeps *all* candidates that reach its own best IoU,
-    whatever it is; a later box takes precedence. As in the authors' code, that best IoU may be 0: then a box that no
-    candidate overlaps gets all candidates that do not overlap it.
+    A candidate takes the box it overlaps most if that IoU is at least 0.5, is background below 0.4 and ignored between.
+    Moreover every box keeps *all* candidates that reach its own best IoU, whatever it is; a later box takes precedence.
+    As in the authors' code, that best IoU may be 0: then a box that no candidate overlaps gets all candidates.
 
     Args:
         candidates: ``(N, 4)`` xyxy.
@@ -139,7 +133,7 @@ def assign_by_iou(
         if usable is not None:
             iou = iou.masked_fill(~usable, -1.0)
         best, match = iou.max(0)
-        match = match.where(best >= positive_iou, IGNORED).masked_fill(best < negative_iou, BACKGROUND)
+        match = match.where(best >= POSITIVE_IOU, IGNORED).masked_fill(best < NEGATIVE_IOU, BACKGROUND)
         box, candidate = (iou == iou.amax(1, keepdim=True)).nonzero(as_tuple=True)
         latest = torch.full_like(match, -1).scatter_reduce(0, candidate, box, "amax")
         match = match.where(latest < 0, latest)

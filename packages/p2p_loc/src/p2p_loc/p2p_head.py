@@ -68,7 +68,6 @@ class P2PHead(nn.Module):
         in_channels: of the map, and of the head.
         stride: of the map.
         anchors: K points (x, y) around each location, in strides.
-        convs: convolutions before the outputs, of each branch.
     """
 
     anchors: Tensor
@@ -79,14 +78,13 @@ class P2PHead(nn.Module):
         in_channels: int = 256,
         stride: int = 4,
         anchors: Sequence[tuple[float, float]] = ((0.0, 0.0),),
-        convs: int = 4,
     ) -> None:
         super().__init__()
         self.num_classes, self.stride = num_classes, stride
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).reshape(-1, 2), persistent=False)
         width, count = in_channels, len(anchors)
-        self.cls_convs = nn.ModuleList(ConvNorm(width, width, 3, "gn") for _ in range(convs))
-        self.reg_convs = nn.ModuleList(ConvNorm(width, width, 3, "gn") for _ in range(convs))
+        self.cls_convs = nn.ModuleList(ConvNorm(width, width, 3, "gn") for _ in range(4))
+        self.reg_convs = nn.ModuleList(ConvNorm(width, width, 3, "gn") for _ in range(4))
         self.cls_out = nn.Conv2d(width, num_classes * count, 3, padding=1)
         self.reg_out = nn.Conv2d(width, 2 * count, 3, padding=1)
         init_convolutions(self, self.cls_out)

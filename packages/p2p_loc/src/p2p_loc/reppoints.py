@@ -30,7 +30,6 @@ NUM_POINTS = 9  # those of a 3x3 kernel
 SMOOTH_L1_BETA = 0.11
 INIT_WEIGHT = 0.5  # of the loss of the first stage's boxes
 OFFSET_GRADIENT = 0.1  # share of the deformable convolutions' gradient that reaches the first stage's points
-POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
 PRIOR = 0.01  # score of every class before training
 CANDIDATES_PER_LEVEL = 2000
 
@@ -130,28 +129,12 @@ class RepPointsHead(nn.Module):
             found: from :meth:`forward`.
             targets: as of :meth:`~p2p_loc.localizer.Localizer.losses`.
         """
-        device = found.logits[0].device
         sizes = [(m.shape[2], m.shape[3]) for m in found.logits]
-        locations = grid_locations(sizes, self.strides, device)
-        height, width = (length * self.strides[0] for length in sizes[0])  # of the batch
-        base, stride = locations[:, [0, 1, 0, 1]], locations[:, 2:]
         init, refined = (
             torch.cat([self.boxes(points).flatten(2) for points in maps], dim=2).transpose(1, 2)
             for maps in (found.init, found.refined)
         )  # (B, N, 4), in strides
-        matches, goals = [], []
-        for target, proposals in zip(targets, (init.detach() * stride + base), strict=True):
-            boxes, labels = target["boxes"].to(init), target["labels"].to(device)
-            area = padded_area(target["size"])
-            whole = area[0] >= height and area[1] >= width
-            usable = None if whole else (locations[:, 0] < area[1]) & (locations[:, 1] < area[0])
-            first = assign_points(boxes, sizes, self.strides, self.base_scale, area=area)
-            second, _ = assign_by_iou(proposals, boxes, POSITIVE_IOU, NEGATIVE_IOU, usable)
-            matches.append((first, second, _of(labels, second, self.num_classes)))
-            goals.append([(_of(boxes, match, 0.0) - base) / stride for match in (first, second)])
-        first, second, label = (torch.stack(parts) for parts in zip(*matches))
-        init_goal, refined_goal = (torch.stack(parts) for parts in zip(*goals))
-
+        first, second, label, init_goal, refined_goal = self._assigned(init.detach(), sizes, targets)
         started, positive = first != BACKGROUND, second >= 0
         init_count, count = mean_over_processes(*(on.sum(1).clamp(min=1).sum() for on in (started, positive)))
         logits = torch.cat([m.flatten(2) for m in found.logits], dim=2).transpose(1, 2)
@@ -186,6 +169,26 @@ class RepPointsHead(nn.Module):
             levels.append((boxes, scores.gather(2, best[:, None].expand(-1, self.num_classes, -1))))
         boxes, scores = (torch.cat(parts, dim=2).transpose(1, 2) for parts in zip(*levels))
         return [Candidates(clipped(b, size), s) for b, s, size in zip(boxes, scores, sizes, strict=True)]
+
+    def _assigned(
+        self, init: Tensor, sizes: list[tuple[int, int]], targets: Sequence[Target]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Objects of both stages ``(B, N)``, class of the second, and both stages' boxes ``(B, N, 4)``, in strides."""
+        locations = grid_locations(sizes, self.strides, init.device)
+        base, stride = locations[:, [0, 1, 0, 1]], locations[:, 2:]
+        height, width = (length * self.strides[0] for length in sizes[0])  # of the batch
+        images = []
+        for target, proposals in zip(targets, init * stride + base, strict=True):
+            boxes, labels = target["boxes"].to(init), target["labels"].to(init.device)
+            area = padded_area(target["size"])
+            whole = area[0] >= height and area[1] >= width
+            usable = None if whole else (locations[:, 0] < area[1]) & (locations[:, 1] < area[0])
+            first = assign_points(boxes, sizes, self.strides, self.base_scale, area=area)
+            second, _ = assign_by_iou(proposals, boxes, usable)
+            goals = [(_of(boxes, match, 0.0) - base) / stride for match in (first, second)]
+            images.append((first, second, _of(labels, second, self.num_classes), *goals))
+        first, second, label, init_goal, refined_goal = (torch.stack(parts) for parts in zip(*images))
+        return first, second, label, init_goal, refined_goal
 
     def _level(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, points of the first and of the second stage of one level."""
