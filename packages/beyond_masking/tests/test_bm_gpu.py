@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from beyond_masking import TokenPretrainModel, build_degradation
 from beyond_masking.build import compile_blocks
 from beyond_masking.draws import batch_draws
 from beyond_masking.model import DEGRADATIONS
+from vireo.testing import full_float32
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,10 +26,10 @@ KEYS = torch.arange(8) + 5
 
 
 @pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def _exact() -> Iterator[None]:
     """float32 as on the CPU."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with full_float32():
+        yield
 
 
 def images(side: int) -> torch.Tensor:

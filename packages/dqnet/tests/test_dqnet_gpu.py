@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dqnet import DQnet, RelationBasedQuery, structure_loss
 from dqnet.model import ARMS
+from vireo.testing import full_float32
 from vireo.testing.runs import losses
 
 pytestmark = [
@@ -31,10 +33,10 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def _exact() -> Iterator[None]:
     """float32 as on the CPU."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with full_float32():
+        yield
 
 
 def some_query(mask_padding: bool = False) -> RelationBasedQuery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from fgc.macs import count_macs
 from fgc.objective import GateObjective, RhoController, attach_objective
 from fgc.resnet import GatedResNet
 from fgc.schedules import LossWeights
+from vireo.testing import full_float32
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,10 +54,10 @@ def step(network: GatedResNet, device: str) -> dict[str, Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def _exact() -> Iterator[None]:
     """float32 as on the CPU."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with full_float32():
+        yield
 
 
 def test_a_step_equals_the_cpus() -> None:

@@ -14,6 +14,7 @@ from fgc_networks import build, set_gates
 
 from fgc.executor import ConditionalExecutor
 from vireo.errors import InputError
+from vireo.testing import full_float32
 
 pytest.importorskip("triton")
 
@@ -67,11 +68,11 @@ def test_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet50", "grouped"])
-def test_equals_the_network_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_equals_the_network_on_a_gpu(name: str) -> None:
     model, images = build(name)
     expected = model(images)
     executor = ConditionalExecutor(model, "ragged").cuda()
-    close(executor(images.cuda()).cpu(), expected)
-    set_gates(model, [])
-    close(ConditionalExecutor(model, "ragged").cuda()(images.cuda()).cpu(), model(images))
+    with full_float32():
+        close(executor(images.cuda()).cpu(), expected)
+        set_gates(model, [])
+        close(ConditionalExecutor(model, "ragged").cuda()(images.cuda()).cpu(), model(images))

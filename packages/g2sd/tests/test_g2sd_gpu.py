@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from g2sd import (
 )
 from g2sd.generic import GenericOutput
 from g2sd.pretraining import compile_transformer
+from vireo.testing import full_float32
 from vireo.testing.runs import losses
 
 pytestmark = [
@@ -34,10 +36,10 @@ DECODER: dict[str, Any] = {"decoder_dim": 32, "decoder_depth": 3, "decoder_heads
 
 
 @pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def _exact() -> Iterator[None]:
     """float32 as on the CPU."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with full_float32():
+        yield
 
 
 def images(batch: int = 4) -> Tensor:

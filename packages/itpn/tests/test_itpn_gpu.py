@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from itpn import FastITPN, HiViT, MaskedPyramidAutoencoder, PyramidNeck, block_masks, iTPNFeatures
 from itpn.attention import MlpBlock
 from vireo.engine import compile_blocks
+from vireo.testing import full_float32
 from vireo.testing.runs import losses, read
 
 pytestmark = [
@@ -26,10 +28,10 @@ SIZES: dict[str, Any] = {"img_size": 64, "embed_dim": 64, "depths": (1, 1, 2), "
 
 
 @pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def _exact() -> Iterator[None]:
     """float32 as on the CPU."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with full_float32():
+        yield
 
 
 def images(height: int = 64, width: int = 64) -> Tensor:

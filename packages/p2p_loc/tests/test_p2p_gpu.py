@@ -13,6 +13,7 @@ from p2p_runs import done
 from torch import Tensor
 
 from p2p_loc.assign import assign_by_iou, assign_points
+from vireo.testing import full_float32
 from vireo.testing.runs import losses
 
 pytestmark = [
@@ -25,11 +26,8 @@ DEVICE = "cuda"
 @pytest.fixture(autouse=True)
 def _exact() -> Iterator[None]:
     """float32 as on the CPU."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    yield
-    matmul.allow_tf32, cudnn.allow_tf32 = before
+    with full_float32():
+        yield
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from detectors import small_detector
 from torch import Tensor
+
+from vireo.testing import full_float32
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,8 +33,14 @@ def on_cuda(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value.cuda() for name, value in target.items()} for target in targets]
 
 
+@pytest.fixture(autouse=True)
+def _exact() -> Iterator[None]:
+    """float32 as on the CPU."""
+    with full_float32():
+        yield
+
+
 def test_losses_equal_the_cpus() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = small_detector().train()
     images, targets = batch()
     expected = model(images, targets)

@@ -1,9 +1,7 @@
-"""Losses of the networks, and counts averaged over processes."""
+"""Losses of the networks."""
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -28,16 +26,3 @@ def focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def smooth_l1(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
     """Huber's loss in the form of Fast R-CNN, quadratic below ``beta``, summed over the last dimension: ``(...)``."""
     return F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").sum(-1)
-
-
-def mean_over_processes(*counts: Tensor) -> tuple[Tensor, ...]:
-    """Each scalar averaged over all processes with one exchange; unchanged when there is only one.
-
-    A loss that divides its local sum by such a count, once its gradients are averaged over the processes, equals the
-    loss of one process holding the whole batch.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return counts
-    stacked = torch.stack([count.detach().float() for count in counts])
-    dist.all_reduce(stacked)
-    return tuple((stacked / dist.get_world_size()).unbind())

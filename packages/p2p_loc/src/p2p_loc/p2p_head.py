@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireo.backbones.fpn import ConvNorm
+from vireo.engine.averages import mean_over_processes
 
 from .assign import BACKGROUND, grid_locations
 from .localizer import Candidates, Target
-from .losses import FOCAL_ALPHA, FOCAL_GAMMA, focal_loss, mean_over_processes, smooth_l1
+from .losses import FOCAL_ALPHA, FOCAL_GAMMA, focal_loss, smooth_l1
 from .pyramid import PyramidLocalizer, padded_area
 from .reppoints import CANDIDATES_PER_LEVEL, init_convolutions
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from vireo.backbones.fpn import ConvNorm
+from vireo.engine.averages import mean_over_processes
 from vireo.errors import InputError
 
 from .assign import BACKGROUND, IGNORED, assign_by_iou, assign_points, grid_locations
 from .localizer import Candidates, Target
-from .losses import focal_loss, mean_over_processes, smooth_l1
+from .losses import focal_loss, smooth_l1
 from .pyramid import PyramidLocalizer, padded_area
 from .transform import TRANSFORMS, Transform, points_to_boxes
 

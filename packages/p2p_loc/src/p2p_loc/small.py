@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from vireo.engine.averages import mean_over_processes
+
 from .localizer import Candidates, Localizer, Target
-from .losses import mean_over_processes
 
 STRIDE = 4
 _REACH = 4.0  # pixels: a place is positive if the centre of a label is as near as that along both axes

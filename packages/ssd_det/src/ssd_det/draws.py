@@ -1,11 +1,10 @@
-"""Where the random numbers of a training step come from, and counts averaged over processes."""
+"""Where the random numbers of a training step come from."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 
@@ -48,19 +47,6 @@ def draws_for(targets: list[dict]) -> Draws:
     if targets and all("key" in target for target in targets):
         return KeyedDraws(torch.stack([torch.as_tensor(target["key"]) for target in targets]))
     return TorchDraws()
-
-
-def mean_over_processes(*counts: Tensor) -> tuple[Tensor, ...]:
-    """Each scalar averaged over all processes with one exchange; unchanged when there is only one.
-
-    A loss that divides its local sum by such a count, once its gradients are averaged over the processes, equals the
-    loss of one process holding the whole batch.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return counts
-    stacked = torch.stack([count.detach().float() for count in counts])
-    dist.all_reduce(stacked)
-    return tuple((stacked / dist.get_world_size()).unbind())
 
 
 def mask_at_most(mask: Tensor, limit: Tensor | int, priority: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from vireo.engine.averages import mean_over_processes
+
 from .assign import assign_by_iou, sample_matches
 from .boxes import ROI_CORNER_STDS, ROI_STDS, BoxCoder, clip_boxes
-from .draws import Draws, mean_over_processes
+from .draws import Draws
 from .roi import TwoLayerMLP, roi_features
 
 

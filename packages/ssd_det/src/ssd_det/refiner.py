@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vireo.engine.averages import mean_over_processes
 from vireo.errors import InputError
 
 from .bags import RATIOS, SHAKES, neighborhood_proposals, random_negatives, select_and_merge
 from .boxes import ROI_STDS, decode_boxes
-from .draws import Draws, TorchDraws, mask_at_most, mean_over_processes
+from .draws import Draws, TorchDraws, mask_at_most
 from .losses import mil_bag_loss, negative_loss, sisd_loss, spsd_loss
 from .roi import TwoLayerMLP, roi_features
 

@@ -11,7 +11,7 @@ import importlib
 import io
 import sys
 import zlib
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import NamedTuple, TypeVar
 from unittest import mock
 
@@ -61,6 +61,21 @@ def fill_state_dict(state: State, seed: int = 0) -> State:
         if parameter.is_floating_point():
             parameter.copy_(tensor(name, tuple(parameter.shape), seed))
     return state
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Matrix products and convolutions of float32 on a GPU are as exact as on a CPU: TensorFloat-32 is off.
+
+    pytest's ``monkeypatch`` cannot restore ``torch.backends.cuda.matmul``, whose attributes are not stored in it.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class Outcome(NamedTuple):
