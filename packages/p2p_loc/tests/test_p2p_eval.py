@@ -98,11 +98,13 @@ def test_a_run_and_its_detections_from_a_file(run: Path, tmp_path: Path) -> None
     assert measured["images"] == 4
     assert {"AP@0.25", "AP_tiny@2", "AR@1"} <= measured["metrics"].keys()  # the run's own distances
     assert 0 < measured["metrics"]["AR@2"] <= 1
+    assert measured["metrics"]["AP_reasonable@1"] == -1  # nobody is as tall
+    assert "-1" not in outcome.out
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(build_evaluation_set(configuration(*DATA).data).truth))
     again = tmp_path / "again.json"
-    taus = "eval.taus=[0.25,0.5,1,2]"
-    outcome = evaluate("run=null", f"truth={truth}", f"results={results}", taus, f"out={again}")
+    own = ["eval.taus=[0.25,0.5,1,2]", "eval.without_objects=skip"]
+    outcome = evaluate("run=null", f"truth={truth}", f"results={results}", *own, f"out={again}")
     assert outcome.status == 0, outcome.err
     means = [{k: v for k, v in content["metrics"].items() if k != "per_class"} for content in (read(again), measured)]
     assert means[0] == pytest.approx(means[1], abs=0.02)  # decimals of the file

@@ -59,7 +59,7 @@ def build_optimizer(model: nn.Module, optim: Any) -> Optimizer:
     Raises:
         InputError: an unknown name, or a rate that trains nothing.
     """
-    if not optim.lr > 0:
+    if not isinstance(optim.lr, int | float) or not optim.lr > 0:
         raise InputError(f"a rate of {optim.lr} trains nothing", "optim.lr", "use a positive one, e.g. 0.01")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if optim.name == "sgd":

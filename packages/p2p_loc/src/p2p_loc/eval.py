@@ -186,10 +186,10 @@ def show(measured: Mapping[str, Any], title: str) -> None:
             names = columns
             if size != "all":
                 names = [c.replace(at, f"_{size}{at}") if at else f"{c}_{size}" for c in columns]
-            by_size.add_row(size, *(f"{metrics[name]:.4f}" for name in names))
+            by_size.add_row(size, *(_shown(metrics[name]) for name in names))
         by_class = Table("class", *columns)
         for name, row in metrics["per_class"].items():
-            by_class.add_row(name, *(f"{row[column]:.4f}" for column in columns))
+            by_class.add_row(name, *(_shown(row[column]) for column in columns))
         return [by_size, by_class] if len(metrics["per_class"]) > 1 else [by_size]
 
     console = Console(width=None if Console().is_terminal else 200)  # in a log, numbers need their width
@@ -199,6 +199,11 @@ def show(measured: Mapping[str, Any], title: str) -> None:
         names = [f"{kind}{iou}" for kind in ("AP", "AR") for iou in (25, 50, 75)]
         for table in table_of(measured["box_metrics"], names, ""):
             console.print(table)
+
+
+def _shown(value: float) -> str:
+    """A metric in a table; a dash for one without objects."""
+    return f"{value:.4f}" if value >= 0 else "–"
 
 
 if __name__ == "__main__":

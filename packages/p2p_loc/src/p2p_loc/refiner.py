@@ -65,8 +65,14 @@ class PointRefiner:
                 raise InputError(
                     f"unknown {name} {getattr(self, name)!r}", f"refine.{name}", f"use {', '.join(choices)}"
                 )
+        for name in ("include_point", "require_point"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{getattr(self, name)!r} is neither", f"refine.{name}", "use true or false")
+        for name, kind in (("topk", int), ("num_per_gt", int), ("max_grow", int | float), ("score_thr", int | float)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{getattr(self, name)!r} is no such number", f"refine.{name}", "give a number")
         if not self.topk >= 1:
-            raise InputError(f"{self.topk} detections of a point", "refine.topk", "use 1 or more; the authors have 16")
+            raise InputError(f"{self.topk} detections of a point", "refine.topk", "use 1 or more, such as 16")
         if not (self.max_grow > 0 and math.isfinite(self.max_grow)):
             raise InputError(
                 f"a growth limit of {self.max_grow}", "refine.max_grow", "use a positive one, such as 1.75"

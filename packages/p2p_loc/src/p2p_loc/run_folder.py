@@ -24,6 +24,7 @@ from vireo.engine.folder import remove_unfinished, write_atomically
 from vireo.engine.logs import write_json
 from vireo.errors import InputError
 
+from .location import LocationEvaluator
 from .rounds import Rounds, remove_rounds
 
 HEADLINE = 1.0  # tau of the metric that is followed, where it is among those of the evaluation
@@ -48,9 +49,7 @@ def require_settings(config: DictConfig) -> str:
     if config.data.labels == "boxes" and config.rounds:
         what = "true boxes are not to be refined by detections"
         raise InputError(what, f"rounds={config.rounds}", "add rounds=0, or set data.labels=points")
-    taus = [float(tau) for tau in config.eval.taus]
-    if not taus:
-        raise InputError("no distance to evaluate at", "eval.taus", "use e.g. [0.5, 1, 2]")
+    taus = LocationEvaluator(**plain(config.eval)).taus
     return f"AP@{HEADLINE if HEADLINE in taus else taus[0]:g}"
 
 
@@ -78,14 +77,14 @@ class RunFolder:
         # a worker that torchrun restarts must go on, whatever it was first started with
         if self.config.resume == "never" and not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
             self._remove()
-        if self._rounds_done() == self.config.rounds + 1:
-            print(f"{self.path}: this run is finished; set resume=never, or more rounds, to train again")
-            return True
         changed = [key for key in results.changed_keys(self.path, plain(self.config)) if _is_fixed(key)]
-        if changed and any(self.path.glob("round_*/checkpoints/*.pt")):
+        if changed and any(self.path.glob("round_*/log.jsonl")):
             what = f"its rounds were trained with other settings: {', '.join(changed)}"
             remedy = "go on with the old ones, take another output_dir, or set resume=never"
             raise InputError(what, str(self.path), remedy)
+        if self._rounds_done() == self.config.rounds + 1:
+            print(f"{self.path}: this run is finished; set resume=never, or more rounds, to train again")
+            return True
         results.write_config(self.path, plain(self.config))
         return False
 
