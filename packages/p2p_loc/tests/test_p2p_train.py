@@ -133,8 +133,11 @@ def test_labels_as_points_keep_their_size(tmp_path: Path) -> None:
     assert first != second
 
 
-def test_mean_weights_are_kept(run: Path, tmp_path: Path) -> None:
-    folder = done(tmp_path, "run.ema_decay=0.5", "rounds=0")
+def test_mean_weights_are_kept_and_other_metrics_followed(run: Path, tmp_path: Path) -> None:
+    folder = done(tmp_path, "run.ema_decay=0.5", "rounds=0", "eval.taus=[2,0.5]", "eval.max_dets=[2,200]")
+    best = read(folder / "round_0" / "metrics.json")["best"]
+    assert best["monitor"] == "AP@2/200"
+    assert best["value"] == read(folder / "metrics.json")["metrics"]["AP@2/200"]
     assert losses(folder / "round_0") == losses(run / "round_0")
     assert differing(folder / "round_0", run / "round_0") != []
 

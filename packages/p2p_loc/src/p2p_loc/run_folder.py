@@ -36,7 +36,7 @@ def require_settings(config: DictConfig) -> str:
     """Check what the parts do not check themselves.
 
     Returns:
-        The metric to follow: the average precision at tau 1, or at the first of ``eval.taus``.
+        The metric to follow: the average precision at tau 1, or at the first of ``eval.taus``, of most detections.
 
     Raises:
         InputError: a value out of range, or values that contradict each other.
@@ -49,8 +49,10 @@ def require_settings(config: DictConfig) -> str:
     if config.data.labels == "boxes" and config.rounds:
         what = "true boxes are not to be refined by detections"
         raise InputError(what, f"rounds={config.rounds}", "add rounds=0, or set data.labels=points")
-    taus = LocationEvaluator(**plain(config.eval)).taus
-    return f"AP@{HEADLINE if HEADLINE in taus else taus[0]:g}"
+    evaluator = LocationEvaluator(**plain(config.eval))
+    tau = HEADLINE if HEADLINE in evaluator.taus else evaluator.taus[0]
+    most = evaluator.max_dets
+    return f"AP@{tau:g}" + (f"/{max(most)}" if len(most) > 1 else "")
 
 
 class RunFolder:
