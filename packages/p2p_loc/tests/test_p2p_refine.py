@@ -20,7 +20,7 @@ def refine(*arguments: object) -> Outcome:
     return call_script("p2p_loc.refine", *arguments)
 
 
-def annotations() -> dict[str, Any]:
+def first_labels() -> dict[str, Any]:
     rows = [
         {"id": i, "image_id": 1, "category_id": 3, "point": [x, 20.0], "bbox": [x - 8, 12.0, 16.0, 16.0]}
         | {"true_bbox": [x + 1, 12.0, 8.0, 16.0], "note": "mine"}
@@ -40,7 +40,7 @@ def found(**more: Any) -> list[dict[str, Any]]:
 
 def files(folder: Path, first: Any = None, detections: Any = None) -> list[str]:
     """The arguments for two files and an output."""
-    for name, content in (("points", first or annotations()), ("found", detections or found())):
+    for name, content in (("points", first or first_labels()), ("found", detections or found())):
         (folder / f"{name}.json").write_text(json.dumps(content))
     out = folder / "refined.json"
     return [f"annotations={folder / 'points.json'}", f"detections={folder / 'found.json'}", f"out={out}"]
@@ -51,8 +51,8 @@ def test_files_of_any_detector(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     refined = read(tmp_path / "refined.json")
     first, second = refined["annotations"]
-    assert first == {**annotations()["annotations"][0], "bbox": [20.0, 12.0, 10.0, 16.0]}
-    assert second == annotations()["annotations"][1]
+    assert first == {**first_labels()["annotations"][0], "bbox": [20.0, 12.0, 10.0, 16.0]}
+    assert second == first_labels()["annotations"][1]
     assert refined["refinement"]["score_thr"] == 0.2
     assert refined["refinement"]["statistics"]["moved"] == 0.5
     lines = dict(line.split(None, 1) for line in outcome.out.splitlines())
@@ -93,7 +93,7 @@ def test_mistakes(tmp_path: Path) -> None:
     torn.write_text(torn.read_text()[:50])
     assert "found.json" in refine(*arguments).mistake()
     assert "record 1" in refine(*files(tmp_path, detections=[*found()[:1], {**found()[1], "image_id": 9}])).mistake()
-    without = annotations()
+    without = first_labels()
     del without["annotations"][1]["bbox"]
     message = refine(*files(tmp_path, without)).mistake()
     assert "annotation 6 has no 'bbox'" in message

@@ -26,7 +26,7 @@ def box(x: float, y: float, side: float = 8.0) -> list[float]:
 def refine(points: Any, detections: Any, scores: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """Points of one image and class with boxes of 16 pixels."""
     count = len(detections)
-    first = np.array([box(*point, 16) for point in points])
+    first = np.array([box(x, y, 16) for x, y in points])
     return PointRefiner(**options)(points, first, [1] * len(points), detections, scores, [1] * count)
 
 
@@ -68,8 +68,8 @@ def test_the_growth_limit_is_the_width_of_the_first_box() -> None:
     tall = np.array([[6.0, 0.0, 14.0, 32.0]])  # 8 wide, 32 high
     detection = np.array([[6.0, 4.0, 14.0, 24.0]])  # its lower edge is 8 from the point
     common = ([[10.0, 16.0]], tall, [0], detection, [0.9], [0])
-    for options, expected in (({"max_grow": 1.0}, False), ({"max_grow": 1.6}, True)):
-        assert PointRefiner(**options)(*common)[1].tolist() == [expected]
+    for grow, expected in ((1.0, False), (1.6, True)):
+        assert PointRefiner(max_grow=grow)(*common)[1].tolist() == [expected]
     assert PointRefiner(max_grow=1.5)(*common)[1].tolist() == [False]  # 12 = 1.5 * 8
     assert PointRefiner(max_grow=1.5, grow_by="sides")(*common)[1].tolist() == [True]
 
@@ -158,7 +158,7 @@ def test_equals_a_plain_loop(seed: int, count: int, found: int, topk: int, cap: 
         "det_classes": rng.integers(0, 3, found),
         "det_images": rng.integers(0, 4, found),
     }
-    options = {"topk": topk, "num_per_gt": cap, "score_thr": 0.2, "max_grow": 1.5}
+    options: dict[str, Any] = {"topk": topk, "num_per_gt": cap, "score_thr": 0.2, "max_grow": 1.5}
     places = {"images": case["images"], "det_images": case["det_images"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PAIRS", pairs)

@@ -18,7 +18,7 @@ from vireo.errors import InputError
 TRUTH = [[20.0, 20.0, 8.0, 16.0], [60.0, 30.0, 8.0, 16.0]]
 
 
-def annotations() -> dict[str, Any]:
+def first_labels() -> dict[str, Any]:
     """Two people, one on each image, whose points are off their centres (24, 28) and (64, 38)."""
     points = [[21.0, 34.0], [67.0, 31.0]]
     rows = [
@@ -65,7 +65,7 @@ class Detector:
 
     def rounds(self, folder: Path | None = None, **options: Any) -> Any:
         options = {"rounds": 2, "on_round": self.keep, **options}
-        return self_refine_rounds(self.train, self.predict, annotations(), folder=folder, **options)
+        return self_refine_rounds(self.train, self.predict, first_labels(), folder=folder, **options)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -86,25 +86,25 @@ def test_every_round_trains_on_better_labels() -> None:
 
 def test_refinement_starts_from_the_first_labels() -> None:
     """The second one too: a point keeps its first box where nothing is found any more."""
-    found = iter([Detector().predict(PointAnnotations.from_coco(annotations()).boxes), []])
-    result = self_refine_rounds(lambda labels, _: labels, lambda _: next(found), annotations())
+    found = iter([Detector().predict(PointAnnotations.from_coco(first_labels()).boxes), []])
+    result = self_refine_rounds(lambda labels, _: labels, lambda _: next(found), first_labels())
     first, second, third = (entry.labels["annotations"] for entry in result.rounds)
     assert first != second
-    assert third == first == annotations()["annotations"]
+    assert third == first == first_labels()["annotations"]
 
 
 def test_no_refinement_is_one_training() -> None:
     detector = Detector()
     result = detector.rounds(rounds=0)
     assert detector.events == ["train 0", "keep 0"]
-    assert result.labels == annotations()
+    assert result.labels == first_labels()
 
 
 def test_detections_as_arrays_or_rows_are_the_same() -> None:
     detector = Detector()
     of_rows = detector.rounds(rounds=1).labels
     arrays = self_refine_rounds(
-        *(detector.train, lambda model: Detections.from_coco(detector.predict(model)), annotations()), rounds=1
+        *(detector.train, lambda model: Detections.from_coco(detector.predict(model)), first_labels()), rounds=1
     )
     assert arrays.labels == of_rows
 
@@ -154,7 +154,7 @@ def test_rounds_of_other_settings_are_refused(tmp_path: Path) -> None:
     Detector().rounds(tmp_path)
     with pytest.raises(InputError, match=r"made with other settings: topk 16 \(now 4\), score_thr 0.0 \(now 0.2\)\."):
         Detector().rounds(tmp_path, refiner=PointRefiner(topk=4, score_thr=0.2))
-    other = annotations()
+    other = first_labels()
     other["annotations"][0]["point"][0] += 1
     detector = Detector()
     with pytest.raises(InputError, match="made with other settings: annotations"):
@@ -179,7 +179,7 @@ def of_no_image(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), [(without_point, "no 'point'"), (of_no_image, "not listed")])
 def test_unfit_annotations(damage: Callable[[dict[str, Any]], None], message: str) -> None:
-    content = annotations()
+    content = first_labels()
     damage(content)
     with pytest.raises(InputError, match=message):
         self_refine_rounds(lambda *_: pytest.fail("trained"), lambda _: [], content)
@@ -187,6 +187,6 @@ def test_unfit_annotations(damage: Callable[[dict[str, Any]], None], message: st
 
 def test_wrong_detections_and_counts() -> None:
     with pytest.raises(InputError, match="detections of predict_fn: are no rows"):
-        self_refine_rounds(lambda *_: None, lambda _: [{"score": 1.0}], annotations())
+        self_refine_rounds(lambda *_: None, lambda _: [{"score": 1.0}], first_labels())
     with pytest.raises(InputError, match="rounds: -1 refinements"):
-        self_refine_rounds(lambda *_: None, lambda _: [], annotations(), rounds=-1)
+        self_refine_rounds(lambda *_: None, lambda _: [], first_labels(), rounds=-1)
