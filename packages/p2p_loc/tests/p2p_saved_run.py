@@ -9,6 +9,7 @@ from p2p_runs import DATA, configuration
 from safetensors.torch import save_file
 
 from p2p_loc.build import build_localizer
+from p2p_loc.small import SmallLocalizer
 from vireo.engine.cli import plain
 from vireo.engine.finished import save_classes
 from vireo.engine.results import write_config
@@ -22,6 +23,7 @@ def saved_run(folder: Path, *overrides: str) -> Path:
     for number in (0, 1):
         torch.manual_seed(number)
         network = build_localizer(config.model, 1)
+        assert isinstance(network, SmallLocalizer)
         with torch.no_grad():
             network.head.weight.normal_(std=0.3)  # scores that differ
         round_folder = folder / f"round_{number}"

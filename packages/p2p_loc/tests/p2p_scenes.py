@@ -34,8 +34,8 @@ def scene(
             scores = np.round(rng.random(count), 1) if ties else rng.random(count)
             found += [(image["id"], category["id"], box, score) for box, score in zip(boxes, scores)]
     order = rng.permutation(len(found))
-    ids, numbers, boxes, scores = zip(*(found[i] for i in order))
-    return truth, Detections(np.array(ids), to_xyxy(np.array(boxes)), np.array(scores), np.array(numbers))
+    ids, numbers, corners_and_sides, confidences = (np.array(column) for column in zip(*(found[i] for i in order)))
+    return truth, Detections(ids, to_xyxy(corners_and_sides), confidences, numbers)
 
 
 def plain_match(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from p2p_scenes import scene
 
 from p2p_loc.annotations import Detections
-from p2p_loc.box_eval import evaluate_boxes
+from p2p_loc.box_eval import Iod, evaluate_boxes
 from vireo.errors import InputError
 from vireo.evaluation import evaluate_coco
 
@@ -48,14 +50,15 @@ def test_a_detection_inside_an_ignored_region_is_neutral() -> None:
     inside = [{**row, "bbox": [40 + 10 * k, 40, 10, 10], "score": 0.9} for k in range(3)]
     across = [{**row, "bbox": [26, 40, 10, 10], "score": 0.9}]  # 0.6 of it inside: between 0.5 and 2 t / (1 + t)
     hit = [{**row, "bbox": [5, 5, 10, 10], "score": 0.5}]
-    for rows, iod, expected in (
+    cases: tuple[tuple[list[dict[str, Any]], Iod, float], ...] = (
         (inside, "iou", 1),
         (inside, "raised", 1),
         (inside, "off", 0.25),
         (across, "iou", 1),
         (across, "raised", 0.5),
         (across, "off", 0.5),
-    ):
+    )
+    for rows, iod, expected in cases:
         metrics = evaluate_boxes(truth, Detections.from_coco(rows + hit), ignore_iod=iod)
         assert metrics["AP50"] == pytest.approx(expected), iod
     assert metrics["AP50_tiny2"] == pytest.approx(0.5)

@@ -1,5 +1,7 @@
 """Points on images."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,6 @@ def test_large_images_get_larger_disks() -> None:
         (np.zeros((4, 4, 3), np.uint8), {"colours": [[0, 0, 0]] * 2}),
     ],
 )
-def test_what_does_not_fit_is_refused(image: np.ndarray, extra: dict[str, object]) -> None:
+def test_what_does_not_fit_is_refused(image: np.ndarray, extra: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"scores|colours|uint8"):
         draw_points(image, [[1, 1]], **extra)

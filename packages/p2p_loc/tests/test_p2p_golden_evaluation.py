@@ -11,7 +11,7 @@ from p2p_golden import close, load
 from p2p_loc.annotations import Detections, to_xyxy
 from p2p_loc.box_eval import BOX_IGNORE_FLAGS, evaluate_boxes
 from p2p_loc.location import TINY_RANGES, LocationEvaluator
-from p2p_loc.location_curves import Objects, middle_pixels
+from p2p_loc.location_curves import Condition, Objects, middle_pixels
 from p2p_loc.matching import match_points
 
 TOLERANCE = 1e-6
@@ -22,11 +22,11 @@ TOLERANCE = 1e-6
 @pytest.mark.parametrize("number", range(4))
 def test_matching(number: int, tau: float, multi: int) -> None:
     golden = load("loc_match")
-    scene = [golden[f"s{number}_{name}"] for name in ("dets", "scores", "gts", "ignore")]
+    dets, scores, gts, ignore = (golden[f"s{number}_{name}"] for name in ("dets", "scores", "gts", "ignore"))
     options: dict[str, Any] = (
         {"multi_match_neutral": True, "multi_match_tau": 2.5 if tau == 2 else None} if multi else {}
     )
-    matched, neutral = match_points(*scene, tau, **options)
+    matched, neutral = match_points(dets, scores, gts, ignore, tau, **options)
     np.testing.assert_array_equal(matched, golden[f"s{number}_M_{tau}_{multi}"])
     np.testing.assert_array_equal(neutral, golden[f"s{number}_ID_{tau}_{multi}"])
 
@@ -62,7 +62,7 @@ def test_location_metric(case: str, suffix: str, options: dict[str, Any]) -> Non
     close(list(TINY_RANGES.values()), golden["size_ranges"], 0)
     sizes = list(TINY_RANGES)
     order = [
-        evaluator.conditions.index((taus[t], sizes[s], most[m]))
+        evaluator.conditions.index(Condition(taus[t], sizes[s], most[m]))
         for t, s, m in zip(golden["match_th_idx"], golden["size_idx"], golden["maxdets_idx"])
     ]
     found = Objects.from_coco(truth["annotations"], evaluator.ignore_flags)
