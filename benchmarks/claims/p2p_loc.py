@@ -8,7 +8,7 @@
 An annotator clicks anywhere on an object. Round 0 is trained on these points, each later round on labels refined by the
 round before; all rounds have the same steps. Other arms refine in other ways, click otherwise, or are upper bounds: the
 true centres with boxes of one size, and the true boxes. Runs go on where they stopped if the script is started again.
-Results: `benchmarks/results/p2p_loc_<data>.json`; what the notes predict is checked and stored with them.
+Results: `benchmarks/results/p2p_loc_<data>.json`; what is expected of them is checked and stored too.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def measure(runs: Runs, seed: int, arm: str) -> dict[str, dict[str, Any]]:
 
 
 def check(rows: Metrics, claim: Claim) -> dict[str, bool]:
-    """What the notes predict (section 10) and whether it holds: of the gains for every seed, else in the mean."""
+    """What is expected and whether it holds: of the gains for every seed, else in the mean."""
     first, second, third = (rows.get(row_of(UNIFORM, t)) for t in range(3))
     if first is None or second is None:
         return {}

@@ -105,10 +105,15 @@ def test_the_table_has_a_line_for_each_round_and_no_column_of_unknown_errors() -
 def test_the_page_shows_rounds_and_published_numbers(tmp_path: Path) -> None:
     rows = rows_of_rounds()
     (tmp_path / "rounds.json").write_text(json.dumps(rows))
-    (tmp_path / "metrics.json").write_text(json.dumps({"config": {"seed": 0}, "metrics": rows[-1]["metrics"]}))
+    classes = {name: {"AP@0.5": value, "AR@0.5": 0.77} for name, value in (("ant", 0.123), ("bee", -1.0))}
+    metrics = {**rows[-1]["metrics"], "AP_small@0.5": -1.0, "per_class": classes}
+    (tmp_path / "metrics.json").write_text(json.dumps({"config": {"seed": 0}, "metrics": metrics}))
     (tmp_path / "round_1").mkdir()
     (tmp_path / "round_1" / "log.jsonl").write_text("")
     page = write_report(tmp_path, {"AP@0.5": 0.5407, "AP@1": 0.7}).read_text()
     assert "Rounds" in page
     assert "0.541" in page
     assert "not run at this scale" in page
+    assert "0.1230" in page  # of a class
+    assert "AP_small" not in page  # no such object
+    assert "0.77" not in page  # of a class too, which has no column for it

@@ -12,6 +12,7 @@ from vireo.report.curves import plot_lines
 from vireo.report.html import Table
 
 from .gallery import PICTURES
+from .location import NO_OBJECTS
 
 TITLE = "P2P-Loc"
 _LABELS = {  # of the statistics of a round's labels
@@ -37,16 +38,17 @@ def write_report(
     result = json.loads((folder / "metrics.json").read_text())
     rows = json.loads((folder / "rounds.json").read_text())
     log = (folder / f"round_{rows[-1]['round']}" / "log.jsonl").read_text().splitlines()
+    metrics = {name: value for name, value in result["metrics"].items() if name != "per_class"}
     found = {heading: sorted((folder / "gallery").glob(f"{pattern}.png")) for heading, pattern in PICTURES.items()}
     return write_page(
         folder,
         title,
         result["config"],
         [json.loads(line) for line in log],
-        result["metrics"],
+        {name: value for name, value in metrics.items() if value != NO_OBJECTS},
         paper_metrics=paper_metrics,
         gallery=[(heading, files) for heading, files in found.items() if files],
-        tables=[*tables, rounds_table(rows)],
+        tables=[*tables, rounds_table(rows), *class_tables(result["metrics"].get("per_class", {}))],
         curves=round_curves(rows),
     )
 
@@ -65,6 +67,18 @@ def rounds_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         metrics = row.get("metrics") or {}
         lines.append([row["round"], *labels, *(f"{metrics[name]:.4f}" for name in names)])
     return Table("Rounds", ("round", *(_LABELS[name] for name in known), *names), lines)
+
+
+def class_tables(per_class: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """A line for each class with its average precision; no table of a single class."""
+    if len(per_class) < 2:
+        return []
+    names = [name for name in next(iter(per_class.values())) if _is_shown(name)]
+    rows = [
+        [kind, *(f"{row[name]:.4f}" if row[name] > NO_OBJECTS else "" for name in names)]
+        for kind, row in per_class.items()
+    ]
+    return [Table("Classes, last round", ("class", *names), rows)]
 
 
 def round_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

@@ -245,7 +245,8 @@ class Run(ResumableRun):
             self._wandb.write({"eval": self.metrics}, self.step_count)
             self._wandb.images("gallery", [Path(path) for path in images], self.step_count)
             numbers = {name: value for name, value in flatten(self.metrics).items() if isinstance(value, int | float)}
-            shown = " ".join(f"{name} {value:.4g}" for name, value in numbers.items() if "." not in name)
+            defined = {name: value for name, value in numbers.items() if "." not in name and value != -1}
+            shown = " ".join(f"{name} {value:.4g}" for name, value in defined.items())
             self._say(f"epoch {self.epoch + 1}/{self.total_epochs} evaluated: {shown}")
             if self.monitor is not None:
                 if self.monitor not in numbers:
