@@ -127,6 +127,11 @@ def test_augmentation_varies_between_epochs_and_repeats() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(one[0], other[0]))
 
 
+def test_a_negative_number_of_workers_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.workers: -1 processes"):
+        Loader([], batch_size=1, shuffle=False, workers=-1)
+
+
 def test_loading_leaves_the_global_generators_alone() -> None:
     for workers in (0, 2):
         torch.manual_seed(5)

@@ -133,7 +133,9 @@ def test_the_key_of_a_chosen_option_is_valid_in_any_order(call: Call, capsys: py
     assert "nearest key is 'optim.betas'" in capsys.readouterr().err
 
 
-def test_unwritable_output_folder(call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_or_unwritable_output_folder(call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("output_dir=null") == (2, [])
+    assert capsys.readouterr().err == "error: output_dir: has no value. name the folder of the run.\n"
     (tmp_path / "file").touch()
     status, seen = call(f"output_dir={tmp_path}/file/run")
     assert (status, seen) == (2, [])
@@ -154,6 +156,10 @@ def test_input_errors_of_the_body(
     monkeypatch.setenv("RANK", "1")
     assert call(body=body)[0] == 2
     assert capsys.readouterr().err.startswith("[process 1] error: train.json")
+    monkeypatch.delenv("RANK")  # as Fabric's launcher leaves it
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert call(body=body)[0] == 2
+    assert capsys.readouterr().err.startswith("[process 3] error: train.json")
 
 
 def test_a_requested_stop_keeps_its_status(call: Call) -> None:

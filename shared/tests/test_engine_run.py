@@ -393,6 +393,7 @@ def test_wrong_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError, match="unknown policy"):
         Run(tmp_path, accelerator="cpu", nonfinite="ignore")  # type: ignore[arg-type]
     wrong: list[dict[str, Any]] = [{"precision": "33"}, {"strategy": "fsdp"}, {"accelerator": "abacus"}]
+    wrong.append({"accelerator": "tpu"})  # a missing package, not a wrong name
     for settings in wrong:
         with pytest.raises(InputError, match="cannot run"):
             Run(tmp_path, **{"accelerator": "cpu", **settings})
@@ -425,6 +426,10 @@ def test_wandb_is_imported_only_on_demand(tmp_path: Path, monkeypatch: pytest.Mo
     fake.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would fail
     tiny.train(str(tmp_path / "a"), epochs=1)
+    with pytest.raises(
+        InputError, match=r"'onlin' is not a choice\. use one of disabled, offline, online"
+    ):
+        tiny.train(str(tmp_path / "c"), epochs=1, wandb={"mode": "onlin"})
     monkeypatch.setitem(sys.modules, "wandb", fake)
     tiny.train(str(tmp_path / "b"), epochs=1, wandb={"mode": "offline", "project": "p"})
     assert (calls[0]["mode"], calls[0]["project"], calls[0]["resume"]) == ("offline", "p", "allow")

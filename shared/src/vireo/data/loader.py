@@ -225,6 +225,8 @@ class Loader(_EpochLoader):
         prefetch: int = 2,
         on_error: OnError = "raise",
     ) -> None:
+        if workers < 0:
+            raise InputError(f"{workers} processes", "data.workers", "use 0 (decode in this one) or more")
         sampler = EpochSampler(
             len(dataset),
             batch_size,

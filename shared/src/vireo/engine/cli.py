@@ -126,7 +126,8 @@ def reporting(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _fail(error: InputError) -> NoReturn:
-    process = f"[process {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))  # Fabric's own launcher sets the second only
+    process = f"[process {rank}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     print(f"{process}error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
@@ -141,7 +142,9 @@ def _checked(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             raise InputError(
                 "has no value" if len(missing) == 1 else "have no value", ", ".join(missing), f"add {example}"
             )
-        if config.get("output_dir"):
+        if "output_dir" in config:
+            if not config.output_dir:
+                raise InputError("has no value", "output_dir", "name the folder of the run")
             require_writable(str(config.output_dir))
         return main(config)
 

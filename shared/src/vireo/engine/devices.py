@@ -67,7 +67,7 @@ def build_fabric(
         raise InputError(f"unknown strategy '{strategy}'", "run.strategy", "use auto, ddp or fsdp")
     try:
         return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=chosen, precision=precision)  # type: ignore[arg-type]
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         where = f"accelerator={accelerator} devices={count} strategy={strategy} precision={precision}"
         raise InputError(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from vireo.engine.folder import unwritable, write_atomically
+from vireo.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,9 @@ def _before(line: str, step: int) -> bool:
     return entry.get("kind") == "event" or bool(entry.get("step", 0) <= last)
 
 
+_WANDB_MODES = ("disabled", "offline", "online")
+
+
 class WandbLog:
     """Weights & Biases, imported only if ``settings["mode"]`` is ``online`` or ``offline``.
 
@@ -82,6 +86,9 @@ class WandbLog:
     ) -> None:
         settings = {"mode": "disabled", **(settings or {})}
         self._run: Any = None
+        if settings["mode"] not in _WANDB_MODES:
+            remedy = f"use one of {', '.join(_WANDB_MODES)}"
+            raise InputError(f"{settings['mode']!r} is not a choice", "wandb.mode", remedy)
         if settings["mode"] == "disabled":
             return
         import wandb
