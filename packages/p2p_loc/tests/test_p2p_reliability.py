@@ -92,7 +92,9 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     more = ["data.val_images=5", "data.train_images=9", "optim.name=sgd", "optim.lr=0.01", "optim.warmup_steps=0"]
     one = done(tmp_path / "one", *more)
     two = tmp_path / "two"
-    torchrun("p2p_loc.train", *TINY, *more, f"output_dir={two}")
+    torchrun("p2p_loc.train", *TINY, *more, "gallery_images=1", f"output_dir={two}")
+    assert read(two / "metrics.json")["finished"]
+    assert (two / "gallery" / "locations_00.png").is_file()  # drawn by one process, while the other waits
     for number in (0, 1):
         pairs = list(zip(losses(one / f"round_{number}"), losses(two / f"round_{number}"), strict=True))
         assert len(pairs) == 4

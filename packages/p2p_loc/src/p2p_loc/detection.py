@@ -123,7 +123,14 @@ def prediction_loader(
 
 
 def all_detections(
-    model: Localizer, dataset: Any, data: Any, *, tiled: bool = False, loader: Loader | None = None, **here: Any
+    model: Localizer,
+    dataset: Any,
+    data: Any,
+    *,
+    tiled: bool = False,
+    loader: Loader | None = None,
+    gather: bool = True,
+    **here: Any,
 ) -> Detections:
     """Detections in all images of a data set; every process of a group calls this, and gets all of them.
 
@@ -133,6 +140,7 @@ def all_detections(
         data: its configuration.
         tiled: cut the images into ``data.eval_tile``, where that is set.
         loader: that of :func:`prediction_loader`, for a caller who asks it afterwards what was skipped.
+        gather: False: this process alone calls this, and gets what it found itself.
         **here: ``device``, ``rank`` and ``world_size``.
     """
     batches = prediction_loader(dataset, data, tiled=tiled, **here) if loader is None else loader
@@ -145,7 +153,7 @@ def all_detections(
         ]
     else:
         found = predict_batches(model, batches)
-    return Detections.from_predictions(gather_predictions(found), dataset.category_ids)
+    return Detections.from_predictions(gather_predictions(found) if gather else found, dataset.category_ids)
 
 
 def evaluate_localizer(

@@ -44,7 +44,9 @@ def write_gallery(
 
     busy = [i for i, record in enumerate(dataset.records) if len(record)]
     chosen = dataset.with_records([dataset.records[i] for i in _spread(busy, count)])
-    found = all_detections(model, chosen, data, tiled=True, device=device, rank=0, world_size=1)
+    # only the main process draws: the others wait for the end and take part in nothing
+    here: dict[str, Any] = {"device": device, "rank": 0, "world_size": 1, "gather": False}
+    found = all_detections(model, chosen, data, tiled=True, **here)
     for number, record in enumerate(chosen.records):
         image, target = chosen[number]
         sure = (found.image_ids == record.image_id) & (found.scores >= SCORE_SHOWN)
