@@ -120,3 +120,18 @@ def test_damaged_rounds_are_named(tmp_path: Path) -> None:
     message = train(f"output_dir={folder}", "rounds=2").mistake()
     assert "round_0.json: cannot be read" in message
     assert "remove it: it is made again" in message
+
+
+def test_a_picture_that_is_cut_off_is_left_out_everywhere(tmp_path: Path) -> None:
+    """Its header is whole, so that only decoding finds it: in training, in prediction, and in the pictures."""
+    root = coco(tmp_path / "data")
+    file = root / "images" / "1.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    skip = ["data.on_error=skip", "gallery_images=4", "epochs=1"]
+    folder = done(tmp_path / "run", *skip, settings=settings(root))
+    assert read(folder / "metrics.json")["finished"]
+    assert {row["image_id"] for row in read(folder / "detections" / "round_0.json")} == {2, 3, 4}
+    names = sorted(path.name for path in (folder / "gallery").iterdir())
+    assert names == [f"{kind}_{i:02d}.png" for kind in ("labels", "locations") for i in (1, 2, 3)]
+    one = done(tmp_path / "one", *skip, "gallery_images=1", "rounds=0", settings=settings(root))  # the broken one
+    assert not (one / "gallery").exists()

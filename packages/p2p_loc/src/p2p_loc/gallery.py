@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vireo.errors import InputError
 from vireo.report import grid, write_picture
 
 from .annotations import PointAnnotations
@@ -32,6 +33,8 @@ def write_gallery(
 ) -> None:
     """``gallery/locations_*.png``: true centres, and the locations of a score of 0.2 or more, side by side.
 
+    An image that cannot be decoded, which a run with ``on_error=skip`` leaves out, has no picture.
+
     Args:
         model: left in evaluation mode.
         dataset: of which ``count`` images with objects, evenly spaced, are drawn.
@@ -48,7 +51,10 @@ def write_gallery(
     here: dict[str, Any] = {"device": device, "rank": 0, "world_size": 1, "gather": False}
     found = all_detections(model, chosen, data, tiled=True, **here)
     for number, record in enumerate(chosen.records):
-        image, target = chosen[number]
+        sample = _decoded(chosen.__getitem__, number)
+        if sample is None:
+            continue
+        image, target = sample
         sure = (found.image_ids == record.image_id) & (found.scores >= SCORE_SHOWN)
         picture, factor = enlarged(image.permute(1, 2, 0).numpy())
         cells = [
@@ -60,7 +66,7 @@ def write_gallery(
 
 
 def write_label_pictures(training: Any, labels: Sequence[dict[str, Any]], count: int, folder: Path) -> None:
-    """``gallery/labels_*.png``: an image with its labels, once for each round.
+    """``gallery/labels_*.png``: an image with its labels, once for each round; none of one that cannot be decoded.
 
     Args:
         training: of :func:`~p2p_loc.data.build_training`.
@@ -74,7 +80,10 @@ def write_label_pictures(training: Any, labels: Sequence[dict[str, Any]], count:
     busy = [i for i, record in enumerate(dataset.records) if record.image_id in chosen]
     for number, index in enumerate(_spread(busy, count)):
         image_id = dataset.records[index].image_id
-        picture, factor = enlarged(dataset.load_image(index).permute(1, 2, 0).numpy())
+        image = _decoded(dataset.load_image, index)
+        if image is None:
+            continue
+        picture, factor = enlarged(image.permute(1, 2, 0).numpy())
         cells = [draw_labels(picture, _of_image(content, image_id), factor) for content in labels]
         names = ["round 0: coarse points", *(f"round {t}: refined" for t in range(1, len(labels)))]
         write_picture(folder / "gallery" / f"labels_{number:02d}.png", grid(cells, len(cells), names))
@@ -124,6 +133,14 @@ def _centres(boxes: Any) -> np.ndarray:
 def _pixel(place: np.ndarray) -> Sequence[int]:
     whole: Sequence[int] = np.rint(place).astype(int).tolist()
     return whole
+
+
+def _decoded(load: Callable[[int], Any], index: int) -> Any:
+    """A sample, or None if its image cannot be decoded: the run has gone on without it, and has listed it."""
+    try:
+        return load(index)
+    except InputError:
+        return None
 
 
 def _spread(places: Sequence[int], count: int) -> list[int]:
