@@ -13,6 +13,7 @@ import yaml
 from p2p_runs import REPORT, TINY, configuration, done, rows, train
 
 from p2p_loc.load import load_run
+from vireo.errors import InputError
 from vireo.testing.runs import copy_of, differing, logged, losses, read
 
 
@@ -83,6 +84,22 @@ def test_finished_runs_say_so_and_more_rounds_go_on(run: Path, tmp_path: Path) -
     assert (folder / "round_0" / "model.safetensors").stat().st_mtime_ns == before
     assert rows(folder) == rows(run)
     assert differing(folder, run) == []
+
+
+def test_a_run_that_goes_on_has_no_final_network_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = done(tmp_path, "rounds=0")
+    assert load_run(folder).round == 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("p2p_loc.train.train_round", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(f"output_dir={folder}", "rounds=1")
+    with pytest.raises(InputError, match=r"holds no model\.safetensors: the run is not finished"):
+        load_run(folder)
+    assert load_run(folder, round=0).round == 0
 
 
 def test_other_settings_are_refused_and_never_starts_anew(tmp_path: Path) -> None:

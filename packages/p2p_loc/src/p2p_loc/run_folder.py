@@ -87,6 +87,8 @@ class RunFolder:
         if self._rounds_done() == self.config.rounds + 1:
             print(f"{self.path}: this run is finished; set resume=never, or more rounds, to train again")
             return True
+        for name in ("metrics.json", "model.safetensors", "config.json"):  # of the last round there was before
+            (self.path / name).unlink(missing_ok=True)
         results.write_config(self.path, plain(self.config))
         return False
 
