@@ -119,6 +119,14 @@ def test_labels_of_a_run(run: Path, tmp_path: Path) -> None:
     assert [row["bbox"] for row in read(run / "refined.json")["annotations"]] != labels[0]
 
 
+def test_labels_of_a_later_round_are_refused(run: Path, tmp_path: Path) -> None:
+    """Refinement starts from the first labels, wherever a file of others comes from."""
+    given = [f"detections={run / 'detections' / 'round_0.json'}", f"out={tmp_path / 'out.json'}"]
+    assert refine(f"annotations={run / 'labels' / 'round_0.json'}", *given).status == 0
+    again = refine(f"annotations={run / 'labels' / 'round_1.json'}", *given)
+    assert "these labels were refined before" in again.mistake()
+
+
 def test_detections_of_a_run_give_its_labels(run: Path) -> None:
     detections = Detections.from_coco(read(run / "detections" / "round_0.json"))
     first, later = (read(run / "labels" / f"round_{t}.json") for t in (0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,7 @@ def test_files_are_clipped_rounded_and_otherwise_the_same() -> None:
     refined = refine_annotations(given, found([-3.0, 5.0, 11.0, 14.12345]), PointRefiner())
     assert given == content(note="mine")
     first, second = refined.pop("annotations")
+    assert refined.pop("refinement") == asdict(PointRefiner())
     assert refined == {name: given[name] for name in ("images", "categories", "info")}
     assert first == {**given["annotations"][0], "bbox": [0.0, 5.0, 11.0, 9.123]}  # inclusive pixels: from 0 to 10
     assert second == given["annotations"][1]  # no detection on its image

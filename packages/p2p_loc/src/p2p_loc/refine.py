@@ -75,7 +75,7 @@ def _of_files(config: DictConfig, given: dict[str, Any]) -> tuple[dict[str, Any]
     content = read_content(source).content
     if "refinement" in content:
         what = "these labels were refined before, and refinement starts from the first ones"
-        raise InputError(what, str(source), "give the file that p2p-points wrote")
+        raise InputError(what, str(source), "give the file that p2p-points wrote, or labels/round_0.json of a run")
     text = resources.files("p2p_loc.conf").joinpath("train.yaml").read_text(encoding="utf-8")
     settings = {**yaml.safe_load(text)["refine"], **given}
     return content, read_results(found, content, boxes=settings["label"] == "box"), settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ def refine_annotations(
     Always start from the initial annotations, not from refined ones: every round is bound to the annotated points and
     their initial boxes. In the result, ``bbox`` is the refined box, clipped to the image and rounded to three decimals;
     objects whose box is 2 pixels or less wide or high are left out, and objects with ``is_fully`` have their
-    ``true_bbox``. Boxes on images (or tiles) without any detection stay as they are.
+    ``true_bbox``. Boxes on images (or tiles) without any detection stay as they are. The result has a section
+    ``refinement``, the settings, by which refined labels are known; without any detection it is ``content``.
 
     Args:
         content: COCO dict with ``point`` and the initial ``bbox``; not changed.
@@ -49,4 +51,5 @@ def refine_annotations(
     if initial.true_boxes is not None:
         full = initial.full & np.isfinite(initial.true_boxes).all(1)
         boxes, kept = np.where(full[:, None], initial.true_boxes, boxes), kept | full
-    return initial.with_boxes(boxes).select(kept).relabel(content)
+    refined = initial.with_boxes(boxes).select(kept).relabel(content)
+    return {**refined, "refinement": asdict(refiner)} if len(detections) else refined
