@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from p2p_networks import narrow
 from p2p_runs import DATA, configuration
 from torch import Tensor
 
@@ -112,6 +113,32 @@ def test_boxes_are_of_the_original_pixels() -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("kind", ["small", "adap", "p2p"])
+def test_what_shares_a_batch_changes_nothing(kind: str) -> None:
+    """Each image gets the detections that it has alone, without the padding that the largest asks for."""
+    torch.manual_seed(0)
+    if kind == "small":
+        network: Any = SmallLocalizer(2, widths=(4, 8), dilations=(1,), score_threshold=0.0, max_detections=20)
+    else:
+        network = narrow(kind, score_threshold=0.0, max_detections=20)
+    last = network.head if kind == "small" else network.head.cls_out
+    torch.nn.init.normal_(last.weight, std=0.3)  # scores that differ by more than rounding
+    sizes = [(40, 90), (64, 64), (33, 70), (64, 60)]  # the first and the third, the others: padded alike
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
+    targets = [{"image_id": i, "size": size, "orig_size": size} for i, size in enumerate(sizes)]
+    with torch.no_grad():
+        batch = NormalizePad()(images, targets)
+        found = predict_batches(network, [batch])
+        together = network(*batch)
+    assert [one["image_id"] for one in found] == [0, 1, 2, 3]
+    assert not torch.allclose(together[1]["scores"], found[1]["scores"], rtol=1e-2)
+    for one, image in zip(found, images):
+        alone = detect(network, image)
+        assert len(one["scores"]) == len(alone["scores"]) > 0
+        for name in ("boxes", "scores"):
+            torch.testing.assert_close(one[name], alone[name], rtol=1e-4, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def model() -> SmallLocalizer:
     torch.manual_seed(1)
@@ -134,7 +161,7 @@ def test_a_data_set_whole_and_by_tiles(model: SmallLocalizer) -> None:
             np.testing.assert_allclose(found.boxes[mine], expected["boxes"].numpy(), atol=1e-4)
     assert len(whole) != len(tiled) or not np.allclose(whole.boxes, tiled.boxes)
     metrics = evaluate_localizer(model, val_set, config.data, config.eval)
-    assert metrics == evaluate_locations(val_set.truth, tiled, taus=[0.25, 0.5, 1, 2])
+    assert metrics == evaluate_locations(val_set.truth, tiled, **config.eval)
     assert evaluate_localizer(model, val_set, config.data, config.eval, rank=1, world_size=2) is None
 
 
@@ -157,3 +184,18 @@ def test_a_loader_of_ones_own_tells_what_was_skipped(model: SmallLocalizer) -> N
     found = all_detections(model, val_set, config.data, tiled=True, loader=loader)
     assert found.boxes.tolist() == all_detections(model, val_set, config.data).boxes.tolist()
     assert loader.skipped == []
+
+
+def test_one_process_of_a_group_may_look_alone(model: SmallLocalizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration(*DATA)
+    val_set = build_evaluation_set(config.data)
+    expected = all_detections(model, val_set, config.data)
+
+    def collective(_: object) -> None:
+        raise AssertionError("the others do not take part")
+
+    monkeypatch.setattr("p2p_loc.detection.gather_predictions", collective)
+    alone = all_detections(model, val_set, config.data, gather=False)
+    assert alone.boxes.tolist() == expected.boxes.tolist()
+    with pytest.raises(AssertionError):
+        all_detections(model, val_set, config.data)

@@ -101,6 +101,19 @@ def test_padding_is_not_trained() -> None:
     assert head.losses(found, targets)["loss_cls"].sum() > expected["loss_cls"].sum()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_holds_no_candidates(kind: str) -> None:
+    """Of a 90x70 image in a batch of 96x128, columns from 96 on lie beyond its own padding."""
+    model = narrow(kind, score_threshold=0.0).eval()
+    sizes = [(96, 128), (90, 70)]
+    with torch.no_grad():
+        found = model.head(model.extract(batch()[0])) if kind != "p2p" else model.head(model.extract(batch()[0])[0])
+    whole, part = model.head.candidates(found, sizes)
+    strides = [model.head.stride] if kind == "p2p" else model.head.strides
+    assert len(whole.boxes) == sum(-(-96 // s) * -(-128 // s) for s in strides)
+    assert len(part.boxes) == sum(-(-96 // s) * -(-96 // s) for s in strides)
+
+
 def test_padding_holds_no_points() -> None:
     head = P2PHead(1, 8, stride=8)
     target = {"boxes": torch.tensor([[60.0, 0, 68, 8]]), "labels": torch.tensor([0]), "size": (20, 60)}
@@ -141,12 +154,14 @@ def test_two_processes_equal_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_training_lowers_the_losses() -> None:
-    model = narrow("adap").train()
+    model = narrow("adap", channels=16, strides=(8, 16, 32)).train()
+    images, targets = batch()
+    targets = [{**targets[0], "size": (64, 64)}]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     series = []
-    for _ in range(15):
+    for _ in range(25):
         optimizer.zero_grad()
-        loss = total(model(*batch()))
+        loss = total(model(images[:1, :, :64, :64], targets))
         loss.backward()
         optimizer.step()
         series.append(float(loss.detach()))

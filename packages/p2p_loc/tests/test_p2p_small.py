@@ -81,3 +81,20 @@ def test_first_scores_are_a_hundredth() -> None:
     network = SmallLocalizer(1).eval()
     scores = network.candidates(torch.zeros(1, 3, 32, 32), [(32, 32)])[0].scores
     torch.testing.assert_close(scores, torch.full_like(scores, 0.01), atol=2e-3, rtol=0)
+
+
+def test_places_beyond_the_image_are_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SmallLocalizer(1, widths=(4, 4)).train()
+    outputs = network.raw(torch.randn(1, 3, 32, 64))
+    targets = [{"boxes": torch.tensor([[24.0, 8.0, 36.0, 18.0]]), "labels": torch.tensor([0]), "size": (30, 30)}]
+
+    def losses(change: float, place: float) -> list[float]:
+        logits, offsets, places = outputs
+        here = (places[:, 0] == place)[None, :, None]
+        changed = logits + change * here, offsets + change * here, places
+        monkeypatch.setattr(network, "raw", lambda _: changed)
+        return [float(loss.detach()) for loss in network(torch.zeros(1), targets).values()]
+
+    assert losses(1.0, 34.0) == losses(1.0, 62.0) == losses(0.0, 34.0)  # the label reaches 34, in the padding
+    assert losses(1.0, 30.0) == losses(0.0, 30.0)  # the first place beyond the image
+    assert all(a != b for a, b in zip(losses(1.0, 26.0), losses(0.0, 26.0)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .annotations import Detections
 from .data import build_loader
 from .localizer import Candidates, Localizer
 from .location import LocationEvaluator
+from .pyramid import padded_area
 from .tiles import tile_image
 
 Prediction = dict[str, Any]
@@ -23,6 +24,9 @@ Prediction = dict[str, Any]
 
 def predict_batches(model: Localizer, batches: Iterable[Any]) -> list[Prediction]:
     """Detections of all images of a loader.
+
+    Images of a batch that have the same size with their own padding go through the network together, the others apart:
+    padding would change the statistics of normalisation, and an image's detections would depend on its neighbours.
 
     Args:
         model: put into evaluation mode.
@@ -33,11 +37,20 @@ def predict_batches(model: Localizer, batches: Iterable[Any]) -> list[Prediction
         ``labels`` ``(n,)``, best first, on the CPU.
     """
     model.eval()
-    return [
-        {"image_id": int(target["image_id"]), **in_original_pixels(found, target)}
-        for images, targets in batches
-        for target, found in zip(targets, model(images, targets), strict=True)
-    ]
+    predictions: list[Prediction] = []
+    for images, targets in batches:
+        areas = [padded_area(target["size"]) for target in targets]
+        found: dict[int, dict[str, Tensor]] = {}
+        for area in dict.fromkeys(areas):
+            alike = [i for i, other in enumerate(areas) if other == area]
+            chosen = images if len(alike) == len(images) else images[alike]
+            outputs = model(chosen[..., : area[0], : area[1]], [targets[i] for i in alike])
+            found.update(zip(alike, outputs, strict=True))
+        predictions += [
+            {"image_id": int(target["image_id"]), **in_original_pixels(found[i], target)}
+            for i, target in enumerate(targets)
+        ]
+    return predictions
 
 
 @torch.no_grad()
@@ -98,7 +111,7 @@ def prediction_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """Batches for :func:`all_detections`: of normalised images, or single images as decoded, to be cut into tiles.
+    """Batches for :func:`all_predictions`: of normalised images, or single images as decoded, to be cut into tiles.
 
     Args:
         dataset: a :class:`~p2p_loc.tile_dataset.TileDataset`.
@@ -122,7 +135,15 @@ def prediction_loader(
     )
 
 
-def all_detections(
+def all_detections(model: Localizer, dataset: Any, data: Any, **options: Any) -> Detections:
+    """Detections in all images of a data set; every process of a group calls this, and gets all of them.
+
+    Arguments are those of :func:`all_predictions`.
+    """
+    return Detections.from_predictions(all_predictions(model, dataset, data, **options), dataset.category_ids)
+
+
+def all_predictions(
     model: Localizer,
     dataset: Any,
     data: Any,
@@ -131,8 +152,8 @@ def all_detections(
     loader: Loader | None = None,
     gather: bool = True,
     **here: Any,
-) -> Detections:
-    """Detections in all images of a data set; every process of a group calls this, and gets all of them.
+) -> list[Prediction]:
+    """Detections of each image that could be decoded; every process of a group calls this, and gets all of them.
 
     Args:
         model: not wrapped for several processes, on the device of ``here``; put into evaluation mode.
@@ -140,8 +161,11 @@ def all_detections(
         data: its configuration.
         tiled: cut the images into ``data.eval_tile``, where that is set.
         loader: that of :func:`prediction_loader`, for a caller who asks it afterwards what was skipped.
-        gather: False: this process alone calls this, and gets what it found itself.
-        **here: ``device``, ``rank`` and ``world_size``.
+        gather: False: only this process calls it, and looks at all images.
+        **here: ``device``, and with ``gather`` the ``rank`` and ``world_size``.
+
+    Returns:
+        As :func:`predict_batches`.
     """
     batches = prediction_loader(dataset, data, tiled=tiled, **here) if loader is None else loader
     if tiled and data.eval_tile is not None:
@@ -153,28 +177,42 @@ def all_detections(
         ]
     else:
         found = predict_batches(model, batches)
-    return Detections.from_predictions(gather_predictions(found) if gather else found, dataset.category_ids)
+    return gather_predictions(found) if gather else found
+
+
+def seen_truth(truth: Mapping[str, Any], predictions: Iterable[Prediction]) -> dict[str, Any]:
+    """The COCO dict without the images that have no prediction: those that could not be decoded."""
+    seen = {prediction["image_id"] for prediction in predictions}
+    return {
+        **truth,
+        "images": [row for row in truth["images"] if row["id"] in seen],
+        "annotations": [row for row in truth["annotations"] if row["image_id"] in seen],
+    }
 
 
 def evaluate_localizer(
     model: Localizer, dataset: Any, data: Any, evaluation: Any, *, loader: Loader | None = None, **here: Any
 ) -> dict[str, Any] | None:
-    """The location metric of a network on a data set; every process of a group calls this.
+    """The location metric of a network on the images of a data set that can be decoded; every process calls this.
 
     Args:
         model: not wrapped for several processes, on the device of ``here``; put into evaluation mode.
         dataset: of :func:`~p2p_loc.data.build_evaluation_set`.
         data: its configuration; where ``eval_tile`` is set, images are cut into tiles.
         evaluation: arguments of :class:`~p2p_loc.location.LocationEvaluator`: ``taus``, ``max_dets``, ``ignore_flags``.
-        loader: see :func:`all_detections`.
+        loader: see :func:`all_predictions`.
         **here: ``device``, ``rank`` and ``world_size``.
 
     Returns:
         See :meth:`~p2p_loc.location.LocationEvaluator.evaluate`; None on all processes but the first.
     """
     evaluator = LocationEvaluator(**evaluation)
-    detections = all_detections(model, dataset, data, tiled=True, loader=loader, **here)
-    return evaluator.evaluate(dataset.truth, detections) if here.get("rank", 0) == 0 else None
+    found = all_predictions(model, dataset, data, tiled=True, loader=loader, **here)
+    if here.get("rank", 0):
+        return None
+    return evaluator.evaluate(
+        seen_truth(dataset.truth, found), Detections.from_predictions(found, dataset.category_ids)
+    )
 
 
 def in_original_pixels(found: dict[str, Tensor], target: dict[str, Any]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from vireo.engine.averages import mean_over_processes
 from .assign import BACKGROUND, grid_locations
 from .localizer import Candidates, Target
 from .losses import FOCAL_ALPHA, FOCAL_GAMMA, focal_loss, smooth_l1
-from .pyramid import PyramidLocalizer, padded_area
+from .pyramid import PyramidLocalizer, in_padded_area
 from .reppoints import CANDIDATES_PER_LEVEL, init_convolutions
 
 MATCHES_PER_OBJECT = 5
@@ -129,8 +129,7 @@ class P2PHead(nn.Module):
         for logits, points, target in zip(found.logits, found.points, targets, strict=True):
             boxes, labels = target["boxes"].to(logits), target["labels"].to(logits.device)
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-            height, width = padded_area(target["size"])
-            usable = (found.locations < found.locations.new_tensor([width, height])).all(1)
+            usable = in_padded_area(found.locations, target["size"])
             match = match_predictions(logits, points, centres, labels, usable)
             goals, label = points.clone(), labels.new_full(match.shape, self.num_classes)
             on = match != BACKGROUND
@@ -142,6 +141,7 @@ class P2PHead(nn.Module):
     def candidates(self, found: P2POutput, sizes: Sequence[tuple[int, int]]) -> list[Candidates]:
         """The best predictions, at most 2000, as boxes of 16 px around the points, with scores.
 
+        Those of the padding that an image has only because of the others in the batch are left out.
         The points are moved into the image, the boxes may stick out of it: their centre is the prediction.
 
         Args:
@@ -150,7 +150,8 @@ class P2PHead(nn.Module):
         """
         images = []
         for logits, points, size in zip(found.logits, found.points, sizes, strict=True):
-            scores = logits.sigmoid()
+            usable = in_padded_area(found.locations, size)
+            scores, points = logits[usable].sigmoid(), points[usable]
             best = scores.amax(1).topk(min(CANDIDATES_PER_LEVEL, len(scores))).indices
             limit = points.new_tensor([size[1], size[0]])
             inside = torch.minimum(points[best].clamp(min=0), limit)

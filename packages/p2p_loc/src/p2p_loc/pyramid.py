@@ -15,7 +15,7 @@ from vireo.errors import InputError
 from .localizer import Localizer
 
 BACKBONE_STRIDES = (4, 8, 16, 32)
-SIZE_DIVISOR = 32  # images are padded to a multiple of it; locations beyond an image's own padding are not trained
+SIZE_DIVISOR = 32  # images are padded to a multiple of it; locations beyond an image's own padding are not used
 
 
 class PyramidLocalizer(Localizer, Pretrained):
@@ -88,3 +88,9 @@ def padded_area(size: Any) -> tuple[int, int]:
     """``(h, w)`` of an image with its own padding, from that without."""
     height, width = (-(-int(length) // SIZE_DIVISOR) * SIZE_DIVISOR for length in size)
     return height, width
+
+
+def in_padded_area(locations: Tensor, size: Any) -> Tensor:
+    """bool ``(N,)``: which locations ``(N, 2)``, x and y in pixels, an image of ``(h, w)`` has with its own padding."""
+    height, width = padded_area(size)
+    return (locations[:, 0] < width) & (locations[:, 1] < height)

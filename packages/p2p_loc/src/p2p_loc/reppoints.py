@@ -23,7 +23,7 @@ from vireo.errors import InputError
 from .assign import BACKGROUND, IGNORED, assign_by_iou, assign_points, grid_locations
 from .localizer import Candidates, Target
 from .losses import focal_loss, smooth_l1
-from .pyramid import PyramidLocalizer, padded_area
+from .pyramid import PyramidLocalizer, in_padded_area, padded_area
 from .transform import TRANSFORMS, Transform, points_to_boxes
 
 ADAP_STRIDES = (4, 8, 16, 32, 64)
@@ -155,6 +155,8 @@ class RepPointsHead(nn.Module):
     def candidates(self, found: RepPointsOutput, sizes: Sequence[tuple[int, int]]) -> list[Candidates]:
         """The best locations of each level, at most 2000, as boxes inside the image with scores.
 
+        Locations in the padding that an image has only because of the others in the batch are left out.
+
         Args:
             found: from :meth:`forward`.
             sizes: ``(h, w)`` of each image.
@@ -162,14 +164,21 @@ class RepPointsHead(nn.Module):
         levels = []
         for logits, points, stride in zip(found.logits, found.refined, self.strides):
             scores = logits.flatten(2).sigmoid()  # (B, C, H * W)
-            best = scores.amax(1).topk(min(CANDIDATES_PER_LEVEL, scores.shape[2])).indices
+            locations = grid_locations([(logits.shape[2], logits.shape[3])], [stride], logits.device)[:, :2]
+            usable = torch.stack([in_padded_area(locations, size) for size in sizes])
+            ranked = scores.amax(1).where(usable, -1)
+            best = ranked.topk(min(CANDIDATES_PER_LEVEL, scores.shape[2])).indices
             chosen = points.flatten(2).gather(2, best[:, None].expand(-1, 2 * NUM_POINTS, -1))
             width = logits.shape[3]
             corner = torch.stack([best % width, best // width], dim=1).repeat(1, 2, 1)
             boxes = (self.boxes(chosen) + corner) * stride
-            levels.append((boxes, scores.gather(2, best[:, None].expand(-1, self.num_classes, -1))))
-        boxes, scores = (torch.cat(parts, dim=2).transpose(1, 2) for parts in zip(*levels))
-        return [Candidates(clipped(b, size), s) for b, s, size in zip(boxes, scores, sizes, strict=True)]
+            chosen_scores = scores.gather(2, best[:, None].expand(-1, self.num_classes, -1))
+            levels.append((boxes, chosen_scores, usable.gather(1, best)[:, None]))
+        boxes, scores, kept = (torch.cat(parts, dim=2).transpose(1, 2) for parts in zip(*levels))
+        return [
+            Candidates(clipped(b[k[:, 0]], size), s[k[:, 0]])
+            for b, s, k, size in zip(boxes, scores, kept, sizes, strict=True)
+        ]
 
     def _assigned(
         self, init: Tensor, sizes: list[tuple[int, int]], targets: Sequence[Target]
@@ -183,7 +192,7 @@ class RepPointsHead(nn.Module):
             boxes, labels = target["boxes"].to(init), target["labels"].to(init.device)
             area = padded_area(target["size"])
             whole = area[0] >= height and area[1] >= width
-            usable = None if whole else (locations[:, 0] < area[1]) & (locations[:, 1] < area[0])
+            usable = None if whole else in_padded_area(locations, target["size"])
             first = assign_points(boxes, sizes, self.strides, self.base_scale, area=area)
             second, _ = assign_by_iou(proposals, boxes, usable)
             goals = [(_of(boxes, match, 0.0) - base) / stride for match in (first, second)]

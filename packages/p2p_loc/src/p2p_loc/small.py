@@ -25,8 +25,9 @@ class SmallLocalizer(Localizer):
     """Two strided and four dilated convolutions, and at each place of stride 4 a class, a shift and a size.
 
     A place is a centre ``(4 c + 2, 4 r + 2)``. Those with the centre of a label within 4 pixels (in the maximum norm)
-    are positive, for the nearest label. Losses are focal for the classes and smooth L1 for the shift to the label's
-    centre and the logarithm of its sides, over the number of positives in the batch.
+    are positive, for the nearest label; those beyond the image are not trained. Losses are focal for the classes and
+    smooth L1 for the shift to the label's centre and the logarithm of its sides, over the number of positives in the
+    batch.
 
     Args:
         num_classes: C.
@@ -67,22 +68,23 @@ class SmallLocalizer(Localizer):
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box``; see the base."""
         logits, offsets, places = self.raw(images)
-        wanted, goals, positive = torch.zeros_like(logits), torch.zeros_like(offsets), []
+        wanted, goals = torch.zeros_like(logits), torch.zeros_like(offsets)
+        inside = torch.stack([inside_image(places, target["size"]) for target in targets])
+        positive = torch.zeros_like(inside)
         for i, target in enumerate(targets):
             boxes = target["boxes"].to(places)
-            owner = nearest_label(places, boxes)
+            owner = nearest_label(places, boxes).where(inside[i], -1)
             found = (owner >= 0).nonzero()[:, 0]
             own = boxes[owner[found]]
             wanted[i, found, target["labels"][owner[found]]] = 1.0
             shift = ((own[:, :2] + own[:, 2:]) / 2 - places[found]) / _SHIFT
             goals[i, found] = torch.cat([shift, ((own[:, 2:] - own[:, :2]).clamp(min=1) / _SIZE).log()], 1)
-            positive.append(owner >= 0)
-        mask = torch.stack(positive)
-        (count,) = mean_over_processes(mask.sum().float())
+            positive[i] = owner >= 0
+        (count,) = mean_over_processes(positive.sum().float())
         count = count.clamp(min=1)
         return {
-            "loss_cls": sigmoid_focal_loss(logits, wanted, reduction="sum") / count,
-            "loss_box": F.smooth_l1_loss(offsets[mask], goals[mask], reduction="sum") / count,
+            "loss_cls": sigmoid_focal_loss(logits[inside], wanted[inside], reduction="sum") / count,
+            "loss_box": F.smooth_l1_loss(offsets[positive], goals[positive], reduction="sum") / count,
         }
 
     def candidates(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Candidates]:
@@ -93,10 +95,15 @@ class SmallLocalizer(Localizer):
         boxes, scores = torch.cat([centres - halves, centres + halves], -1), logits.sigmoid()
         found = []
         for i, (height, width) in enumerate(sizes):
-            inside = (places < places.new_tensor([width, height])).all(1)
+            inside = inside_image(places, (height, width))
             limit = places.new_tensor([width, height, width, height])
             found.append(Candidates(boxes[i, inside].clamp(min=0).minimum(limit), scores[i, inside]))
         return found
+
+
+def inside_image(places: Tensor, size: Sequence[Any]) -> Tensor:
+    """bool ``(P,)``: which of the places ``(P, 2)`` lie in an image of ``(h, w)`` pixels without padding."""
+    return (places < places.new_tensor([float(size[1]), float(size[0])])).all(1)
 
 
 def nearest_label(places: Tensor, boxes: Tensor) -> Tensor:
