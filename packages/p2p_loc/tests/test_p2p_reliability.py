@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from p2p_runs import REPORT, TINY, done, rows
+from p2p_runs import REPORT, TINY, done, rows, train
 
 from vireo.testing.runs import copy_of, differing, losses, read
 from vireo.testing.series import Task, series, torchrun
@@ -83,6 +83,21 @@ def test_killed_between_rounds(finished: Path, tmp_path: Path, monkeypatch: pyte
     done(ended)
     assert (ended / "round_0" / "model.safetensors").stat().st_mtime_ns == before
     require_same(finished, ended)
+
+
+def test_removed_rows_of_the_rounds_are_made_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the metrics of the rounds before. Fewer rounds than there are would leave some behind: refused."""
+    monkeypatch.setattr(REPORT, lambda *_: None)
+    ended = copy_of(finished, tmp_path / "ended")
+    for name in ("metrics.json", "rounds.json"):
+        (ended / name).unlink()
+    done(ended)
+    require_same(finished, ended)
+    message = train(f"output_dir={ended}", "rounds=0").mistake()
+    assert "it has round 1 already, of more refinements than rounds=0" in message
+    assert read(ended / "metrics.json")["finished"]
 
 
 @pytest.mark.slow

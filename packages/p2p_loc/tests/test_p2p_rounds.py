@@ -169,6 +169,29 @@ def test_damaged_files_are_named(tmp_path: Path, content: str) -> None:
         Detector().rounds(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("labels/settings.json", "[]", "are no settings of rounds. take another folder"),
+        ("labels/settings.json", '{"refiner": 3}', "are no settings of rounds"),
+        ("labels/settings.json", "{", "cannot be read .* take another folder"),
+        ("rounds.json", "{}", "is no list of rounds. remove it: it is made again"),
+        ("rounds.json", "[3]", "is no list of rounds"),
+    ],
+)
+def test_other_damaged_files(tmp_path: Path, file: str, content: str, message: str) -> None:
+    Detector().rounds(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        Detector().rounds(tmp_path)
+
+
+def test_fewer_rounds_than_a_folder_has_are_refused(tmp_path: Path) -> None:
+    Detector().rounds(tmp_path)
+    with pytest.raises(InputError, match=r"it has round 2 already, of more refinements than rounds=1\. set rounds=2"):
+        Detector().rounds(tmp_path, rounds=1)
+
+
 def without_point(content: dict[str, Any]) -> None:
     del content["annotations"][0]["point"]
 

@@ -35,6 +35,7 @@ from .relabel import refine_annotations
 Model = TypeVar("Model")
 _REFINER = PointRefiner()
 _SETTINGS = "settings.json"
+_AGAIN = "remove it: it is made again"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def self_refine_rounds(
         refiner: how labels are refined.
         folder: keeps ``labels/round_{t}.json``, ``detections/round_{t}.json`` and ``rounds.json``. Called again with
             the same folder, rounds whose detections are there are not trained again; the last round always is,
-            as a model cannot be stored here (a resumable ``train_fn`` finds its own).
+            as a model cannot be stored here (a resumable ``train_fn`` finds its own). Where ``rounds.json`` was
+            removed, what ``on_round`` returned for these rounds is gone.
         on_round: called after the training of a round (and its detection, where there is one) with number, model and
             statistics; what it returns is kept with the statistics.
         write: whether this process writes the files. Of several processes only one does, and all of them take the same
@@ -110,13 +112,14 @@ def self_refine_rounds(
         The last model, and labels and statistics of all rounds.
 
     Raises:
-        InputError: annotations without points, a folder with rounds of other annotations or another refiner, a file
-            in it that is damaged, or detections that cannot be used.
+        InputError: annotations without points, a folder with rounds of other annotations or another refiner, or with
+            more of them, a file in it that is damaged, or detections that cannot be used.
     """
     if rounds < 0:
         raise InputError(f"{rounds} refinements", "rounds", "use 0 or more")
     place = _Folder(Path(folder), write) if folder is not None else None
     if place is not None:
+        require_no_more(place.path, rounds)
         place.require_same({"refiner": asdict(refiner), "annotations": _digest(annotations)})
     labels, done = dict(annotations), []
     for number in range(rounds + 1):
@@ -159,8 +162,11 @@ class _Folder:
         if not any((self.path / "detections").glob("round_*.json")):
             self._put(file, settings, indent=2)
             return
-        before, now = self._get(file), json.loads(json.dumps(settings))
-        old, new = ({**s.get("refiner", {}), "annotations": s.get("annotations")} for s in (before, now))
+        remedy = "take another folder, or remove the rounds of this one"
+        before, now = self._get(file, remedy), json.loads(json.dumps(settings))
+        if not isinstance(before, dict) or not isinstance(before.get("refiner"), dict):
+            raise InputError("are no settings of rounds", str(file), remedy)
+        old, new = ({**s["refiner"], "annotations": s.get("annotations")} for s in (before, now))
         changed = [name for name in new if old.get(name) != new[name]]
         if changed:
             shown = ", ".join(n if n == "annotations" else f"{n} {old.get(n)} (now {new[n]})" for n in changed)
@@ -183,7 +189,7 @@ class _Folder:
         try:
             Detections.from_coco(rows)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"is no list of detections ({error})", str(file), "remove it: it is made again") from error
+            raise InputError(f"is no list of detections ({error})", str(file), _AGAIN) from error
         return list(rows)
 
     def write_rounds(self, done: Sequence[Round]) -> None:
@@ -193,6 +199,8 @@ class _Folder:
         """What ``rounds.json`` holds of a round beside the statistics of its labels."""
         file = self.path / "rounds.json"
         rows = self._get(file) if file.is_file() else []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError("is no list of rounds", str(file), _AGAIN)
         found = [row for row in rows if row.get("round") == number]
         return {key: value for key, value in found[0].items() if key not in ("round", "labels")} if found else {}
 
@@ -202,11 +210,24 @@ class _Folder:
         if self.write:
             write_atomically(path, lambda file: file.write((json.dumps(content, indent=indent) + "\n").encode()))
 
-    def _get(self, path: Path) -> Any:
+    def _get(self, path: Path, remedy: str = _AGAIN) -> Any:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot be read ({error})", str(path), "remove it: it is made again") from error
+            raise InputError(f"cannot be read ({error})", str(path), remedy) from error
+
+
+def require_no_more(folder: str | os.PathLike[str], rounds: int) -> None:
+    """Refuse a folder with labels of more than ``rounds`` refinements: those behind would stay in it.
+
+    Raises:
+        InputError: it has such labels.
+    """
+    found = (path.stem.removeprefix("round_") for path in (Path(folder) / "labels").glob("round_*.json"))
+    most = max((int(number) for number in found if number.isdecimal()), default=0)
+    if most > rounds:
+        what = f"it has round {most} already, of more refinements than rounds={rounds}"
+        raise InputError(what, str(folder), f"set rounds={most} or more, or take another folder")
 
 
 def remove_rounds(folder: str | os.PathLike[str]) -> None:

@@ -25,7 +25,7 @@ from vireo.engine.logs import write_json
 from vireo.errors import InputError
 
 from .location import LocationEvaluator
-from .rounds import Rounds, remove_rounds
+from .rounds import Rounds, remove_rounds, require_no_more
 
 HEADLINE = 1.0  # tau of the metric that is followed, where it is among those of the evaluation
 _FIXED = ("seed", "epochs", "model.", "optim.", "refine.", "data.", "run.precision", "run.accumulate", "run.ema_decay")
@@ -71,7 +71,7 @@ class RunFolder:
         """Prepare the folder, on the main process; whether the run is finished.
 
         Raises:
-            InputError: rounds that were made with other settings.
+            InputError: rounds that were made with other settings, or more of them.
         """
         if not self.main:
             return False
@@ -84,12 +84,14 @@ class RunFolder:
             what = f"its rounds were trained with other settings: {', '.join(changed)}"
             remedy = "go on with the old ones, take another output_dir, or set resume=never"
             raise InputError(what, str(self.path), remedy)
+        require_no_more(self.path, self.config.rounds)
         if self._rounds_done() == self.config.rounds + 1:
             print(f"{self.path}: this run is finished; set resume=never, or more rounds, to train again")
             return True
         for name in ("metrics.json", "model.safetensors", "config.json"):  # of the last round there was before
             (self.path / name).unlink(missing_ok=True)
         results.write_config(self.path, plain(self.config))
+        self._restore_rounds()
         return False
 
     def write_classes(self, classes: Sequence[str], category_ids: Sequence[int]) -> None:
@@ -144,6 +146,13 @@ class RunFolder:
         except (OSError, json.JSONDecodeError):
             return None
         return len(content.get("rounds", ())) if content.get("finished") else None
+
+    def _restore_rounds(self) -> None:
+        """Make ``rounds.json`` again where it was removed, from what every trained round has left itself."""
+        file = self.path / "rounds.json"
+        trained = [number for number in range(self.config.rounds + 1) if self.is_finished(number)]
+        if trained and not file.exists():
+            write_json(file, [{"round": number, **self.results(number)} for number in trained])
 
     def _remove(self) -> None:
         results.remove_run(self.path)
