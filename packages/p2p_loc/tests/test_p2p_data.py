@@ -183,11 +183,43 @@ def test_flags_of_the_truth_are_kept(folder: Path, tmp_path: Path) -> None:
         ({"train_annotations": "none.json"}, "cannot be read"),
         ({"train_images": "none"}, "folder of images is missing"),
         ({"on_error": "ignore"}, "raise or skip"),
+        ({"pseudo_box": 16}, "data.pseudo_box: 16 is no width and height"),
+        ({"pseudo_box": [16, "a"]}, "data.pseudo_box: .* is no width and height"),
+        ({"tile": 640}, "data.tile: 640 is not two whole numbers"),
+        ({"tile": [64, 64.5]}, "data.tile: .* is not two whole numbers"),
+        ({"tile": [64, 64], "overlap": None}, "data.overlap: None is not two"),
+        ({"eval_tile": 32}, "data.eval_tile: 32 is not two"),
+        ({"eval_tile": [0, 0]}, "data.eval_tile: .* is not two whole numbers from 1"),
+        ({"points": "uniform"}, "data.points: 'uniform' is no group"),
+        ({"points": {"sigmma": 1}}, "data.points.sigmma: there is no such setting"),
+        ({"points": {"sigma": "abc"}}, "data.points.sigma: 'abc' is no number"),
+        ({"points": {"mu": None}}, "data.points.mu: None is no number"),
+        ({"points": {"size_range": None}}, "data.points.size_range: None is no number"),
+        ({"points": {"at": 0.5}}, "data.points.at: 0.5 is no point"),
+        ({"points": {"masks": "perhaps"}}, "data.points.masks: 'perhaps' is neither"),
+        ({"points": {"seed": -1}}, "data.points.seed: -1 is no seed"),
+        ({"fully_ratio": "abc"}, "data.fully_ratio: 'abc' is no number"),
+        ({"min_gt_size": "abc"}, "data.min_gt_size: 'abc' is no number"),
+        ({"short_side": "a", "long_side": 100}, "data.short_side: 'a' is no whole number"),
+        ({"train_annotations": None}, "data.train_annotations: None is no name"),
+        ({"train_images": None}, "data.train_images: None is no name"),
     ],
 )
 def test_settings_that_make_no_sense(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_training(coco_settings(**{"root": folder, **changes}))
+
+
+@pytest.mark.parametrize("key", ["val_annotations", "val_images"])
+def test_an_evaluation_set_is_needed(folder: Path, key: str) -> None:
+    with pytest.raises(InputError, match=f"data.{key}: None is no name"):
+        build_evaluation_set(coco_settings(folder, **{key: None}))
+
+
+@pytest.mark.parametrize("change", ["image_size=96", "image_size=[96,a]", "train_images=many", "seed=null"])
+def test_settings_of_generated_people(change: str) -> None:
+    with pytest.raises(InputError, match=f"data.{change.split('=')[0]}: "):
+        build_training(settings("generated", change))
 
 
 def test_different_classes_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from vireo.data.transforms import Transform
 from vireo.errors import InputError
 
 from .coco_content import Content, check_content, read_content, select_classes
+from .data_settings import check_settings
 from .point_labels import Labels, LabelStatistics, PointSettings, TileSettings, make_labels
 from .tile_dataset import CachedImages, FolderImages, GeneratedImages, Images, TileDataset, check_images
 
@@ -171,6 +172,7 @@ def _read(data: Any, train: bool) -> tuple[Content, Images]:
     """Annotations and pictures of one of the two sets."""
     if data.format not in FORMATS:
         raise InputError(f"unknown format {data.format!r}", "data.format", f"use one of {', '.join(FORMATS)}")
+    check_settings(data, train=train)
     if data.format == "generated":
         from .people import GeneratedPeople
 
