@@ -141,3 +141,4 @@ def test_rounds_and_weights_of_a_run(run: Path, tmp_path: Path) -> None:
     assert refine(f"run={run}", f"weights={weights}", f"out={out}", "data.eval_batch_size=1").status == 0
     assert len(read(out)["annotations"]) > 0
     assert "data.root" in refine(f"run={run}", f"data.root={tmp_path}").mistake()
+    assert "device: 'foo' cannot be used" in refine(f"run={run}", "device=foo").mistake()

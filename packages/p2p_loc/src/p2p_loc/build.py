@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -33,24 +34,36 @@ def build_localizer(model: Any, num_classes: int, *, fresh: bool = True) -> Loca
         fresh: False where weights are loaded next, so that nothing is downloaded for the backbone.
 
     Raises:
-        InputError: an unknown name or argument.
+        InputError: an unknown name or argument, or a value that the network cannot be built with.
     """
     options = plain(model)
     name = options.pop("name")
     if name not in NETWORKS:
         raise InputError(f"unknown network {name!r}", "model.name", f"use one of {', '.join(NETWORKS)}")
+    _require_nms(options)
     if not fresh:
         options |= {key: value for key, value in _DOWNLOADS.items() if key in options}
     module, kind = NETWORKS[name]
     try:
         network: Localizer = getattr(import_module(f"p2p_loc.{module}"), kind)(num_classes=num_classes, **options)
-    except TypeError as error:  # of the constructor: it names the argument
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # of the constructor
         unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
-        if unknown is None:
-            raise
-        what = f"the network {name} has no argument {unknown[1]}"
-        raise InputError(what, "model", f"see the arguments of p2p_loc.{kind}") from error
+        what = f"cannot be built ({error})" if unknown is None else f"has no argument {unknown[1]}"
+        raise InputError(f"the network {name} {what}", "model", f"see the arguments of p2p_loc.{kind}") from error
     return network
+
+
+def _require_nms(options: Mapping[str, Any]) -> None:
+    """Check the arguments that every network has: nothing else refuses them."""
+    for key in ("score_threshold", "nms_iou"):
+        value = options.get(key, 0.5)
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise InputError(f"{value!r} is no number from 0 to 1", f"model.{key}", "use one, such as 0.5")
+    most = options.get("max_detections", 1)
+    if type(most) is not int or most < 1:
+        raise InputError(f"{most!r} is not a number from 1", "model.max_detections", "use 1 or more")
 
 
 def build_optimizer(model: nn.Module, optim: Any) -> Optimizer:
@@ -71,12 +84,19 @@ def build_optimizer(model: nn.Module, optim: Any) -> Optimizer:
 
 
 def schedule_for(optim: Any, epochs: int, steps_per_epoch: int) -> Schedule:
-    """The learning-rate schedule of an ``optim`` configuration."""
+    """The learning-rate schedule of an ``optim`` configuration.
+
+    Raises:
+        InputError: an unknown schedule, or milestones that are no list of numbers.
+    """
+    milestones = optim.milestones
+    if isinstance(milestones, str | int | float) or any(type(epoch) not in (int, float) for epoch in milestones or ()):
+        raise InputError(f"{milestones!r} is no list of epochs", "optim.milestones", "give one, such as [8, 11]")
     return build_schedule(
         optim.schedule,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         warmup_steps=optim.warmup_steps,
         warmup_start=optim.warmup_start,
-        milestones=list(optim.milestones),
+        milestones=list(milestones or ()),
     )

@@ -111,7 +111,11 @@ def _of_run(config: DictConfig) -> tuple[dict[str, Any], Detections, dict[str, A
     training = build_training(data)
     require_classes(training.classes, loaded.classes, f"training data of {config.run}")
     available = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(available if config.device == "auto" else config.device)
+    try:
+        device = torch.empty(0, device=available if config.device == "auto" else config.device).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # of torch: no such device, or none here
+        what = f"{config.device!r} cannot be used ({str(error).splitlines()[0]})"
+        raise InputError(what, "device", "use auto, cpu or cuda") from error
     found = all_detections(loaded.model.to(device), training.dataset(train=False), data, device=device)
     print_skipped(training.skipped)
     return training.content, Detections.from_coco(found.coco()), settings

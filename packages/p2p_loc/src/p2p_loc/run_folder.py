@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vireo.engine import results
 from vireo.engine.cli import plain
@@ -26,6 +26,7 @@ from vireo.errors import InputError
 
 from .location import LocationEvaluator
 from .rounds import Rounds, remove_rounds, require_no_more
+from .tiles import check_tile
 
 HEADLINE = 1.0  # tau of the metric that is followed, where it is among those of the evaluation
 _FIXED = ("seed", "epochs", "model.", "optim.", "refine.", "data.", "run.precision", "run.accumulate", "run.ema_decay")
@@ -44,15 +45,36 @@ def require_settings(config: DictConfig) -> str:
     for name, least in (("epochs", 1), ("eval_every", 1), ("rounds", 0), ("gallery_images", 0)):
         if not isinstance(config[name], int) or config[name] < least:
             raise InputError(f"{config[name]!r} is not a number from {least}", name, f"use {least} or more")
+    _require_data(config.data)
     if config.resume not in ("auto", "never"):
         raise InputError(f"{config.resume!r} is not a choice", "resume", "use auto or never")
     if config.data.labels == "boxes" and config.rounds:
         what = "true boxes are not to be refined by detections"
         raise InputError(what, f"rounds={config.rounds}", "add rounds=0, or set data.labels=points")
     evaluator = LocationEvaluator(**plain(config.eval))
+    if not isinstance(evaluator.multi_match_neutral, bool):
+        given = repr(evaluator.multi_match_neutral)
+        raise InputError(f"{given} is neither true nor false", "eval.multi_match_neutral", "use true or false")
     tau = HEADLINE if HEADLINE in evaluator.taus else evaluator.taus[0]
     most = evaluator.max_dets
     return f"AP@{tau:g}" + (f"/{max(most)}" if len(most) > 1 else "")
+
+
+def _require_data(data: DictConfig) -> None:
+    """Check what is used first when a round is trained already, and what no part refuses."""
+    if type(data.eval_batch_size) is not int or data.eval_batch_size < 1:
+        raise InputError(f"{data.eval_batch_size!r} is not a number from 1", "data.eval_batch_size", "use 1 or more")
+    if type(data.flip) not in (int, float) or not 0 <= data.flip <= 1:
+        raise InputError(f"{data.flip!r} is no probability", "data.flip", "use a number from 0 to 1")
+    if data.eval_tile is not None:
+        for name in ("eval_tile", "eval_overlap"):
+            pair = data[name]
+            if not isinstance(pair, ListConfig) or len(pair) != 2 or any(type(side) is not int for side in pair):
+                raise InputError(f"{pair!r} is no width and height", f"data.{name}", "give two, such as [640, 512]")
+        try:
+            check_tile(data.eval_tile, data.eval_overlap)
+        except InputError as error:
+            raise InputError(error.what, "data.eval_tile, data.eval_overlap", error.remedy) from error
 
 
 class RunFolder:
