@@ -86,7 +86,9 @@ def test_finished_runs_say_so_and_more_rounds_go_on(run: Path, tmp_path: Path) -
     assert differing(folder, run) == []
 
 
-def test_a_run_that_goes_on_has_no_final_network_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_has_no_final_network_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = done(tmp_path, "rounds=0")
     assert load_run(folder).round == 0
 
