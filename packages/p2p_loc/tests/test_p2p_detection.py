@@ -199,3 +199,10 @@ def test_one_process_of_a_group_may_look_alone(model: SmallLocalizer, monkeypatc
     assert alone.boxes.tolist() == expected.boxes.tolist()
     with pytest.raises(AssertionError):
         all_detections(model, val_set, config.data)
+
+
+@pytest.mark.parametrize("name", ["tiny_person", "sea_person", "visdrone", "city_persons"])
+def test_published_settings_look_at_several_tiles_at_once(name: str) -> None:
+    data = configuration(f"data={name}").data
+    assert data.eval_tile is not None
+    assert data.eval_batch_size == 8
