@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from p2p_files import write_people
 from p2p_runs import DATA, configuration
-from p2p_saved_run import saved_run
+from p2p_saved_run import MODEL, saved_run
 from p2p_scenes import scene
 
 from p2p_loc.annotations import Detections
 from p2p_loc.box_eval import evaluate_boxes
 from p2p_loc.data import build_evaluation_set
 from p2p_loc.location import evaluate_locations
+from vireo.engine.cli import plain
+from vireo.engine.results import write_config
 from vireo.testing import Outcome, call_script
 from vireo.testing.runs import read
 from vireo.testing.series import torchrun
@@ -73,6 +76,27 @@ def test_settings_reach_the_metric(files: tuple[Path, Path], tmp_path: Path) -> 
     expected = evaluate_locations(read(truth), found, taus=[0.25, 4], max_dets=[3, 200], **options)
     assert read(tmp_path / "o.json")["metrics"] == expected
     assert "AP@4/200" in outcome.out
+
+
+def test_ranges_of_sizes_and_options_of_boxes(files: tuple[Path, Path], tmp_path: Path) -> None:
+    truth, results = files
+    settings = [
+        "eval.size_ranges={wide:[1,40],narrow:[4,9]}",
+        "eval.multi_match_neutral=true",
+        "eval.multi_match_tau=3",
+    ]
+    boxes = ["box=true", "box_eval.ious=[0.4]", "box_eval.ignore_flags=[iscrowd]", "box_eval.ignore_iod=off"]
+    out = f"out={tmp_path / 'o.json'}"
+    outcome = evaluate("run=null", f"truth={truth}", f"results={results}", *settings, *boxes, out)
+    assert outcome.status == 0, outcome.err
+    found, ranges = Detections.from_coco(read(results)), {"wide": (1, 40), "narrow": (4, 9)}
+    measured = read(tmp_path / "o.json")
+    options: dict[str, Any] = {"multi_match_neutral": True, "multi_match_tau": 3}
+    assert measured["metrics"] == evaluate_locations(read(truth), found, size_ranges=ranges, **options)
+    more: dict[str, Any] = {"ious": [0.4], "ignore_flags": ["iscrowd"], "ignore_iod": "off"}
+    assert measured["box_metrics"] == evaluate_boxes(read(truth), found, size_ranges=ranges, **more)
+    for value in (measured["metrics"]["AP_narrow@1"], measured["box_metrics"]["AR40_wide"]):
+        assert f"{value:.4f}" in outcome.out
 
 
 def test_images_with_many_objects_are_warned_of(files: tuple[Path, Path]) -> None:
@@ -131,6 +155,44 @@ def test_rounds_weights_and_tiles_of_a_run(run: Path, tmp_path: Path) -> None:
     assert read(run / "eval_round_0.json")["metrics"] == metrics["first"]
 
 
+def test_false_is_not_the_runs_own_choice(run: Path, tmp_path: Path) -> None:
+    """A run that was trained with neutral second detections is measured so, unless the command says otherwise."""
+    own = shutil.copytree(run, tmp_path / "own") / "config.yaml"
+    own.write_text(own.read_text().replace("  max_dets: 200", "  max_dets: 200\n  multi_match_neutral: true"))
+    assert "multi_match_neutral: true" in own.read_text()
+    metrics = []
+    for folder, arguments in (
+        (own.parent, []),
+        (own.parent, ["eval.multi_match_neutral=false"]),
+        (run, ["eval.multi_match_neutral=true"]),
+        (run, []),
+    ):
+        outcome = evaluate(f"run={folder}", *arguments, f"out={tmp_path / 'o.json'}")
+        assert outcome.status == 0, outcome.err
+        metrics.append(read(tmp_path / "o.json")["metrics"])
+    assert metrics[0] == metrics[2] != metrics[1] == metrics[3]
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
+    root = write_people(tmp_path / "people")
+    broken = sorted((root / "images").glob("val_*"))[1]
+    files = [f"data.{split}_{kind}" for split in ("train", "val") for kind in ("images", "annotations")]
+    values = ["images", "train.json", "images", "val.json"]
+    settings = ["data=coco", f"data.root={root}", *(f"{key}={value}" for key, value in zip(files, values))]
+    config = configuration(*settings, "data.workers=0", "model=small", *MODEL)
+    folder = saved_run(tmp_path / "run")
+    write_config(folder, plain(config))
+    broken.write_bytes(broken.read_bytes()[:200])  # the header is whole
+    assert broken.name in evaluate(f"run={folder}").mistake()
+    outcome = evaluate(f"run={folder}", "data.on_error=skip")
+    assert outcome.status == 0, outcome.err
+    measured, truth = read(folder / "eval.json"), read(root / "val.json")
+    (lost,) = [image["id"] for image in truth["images"] if image["file_name"] == broken.name]
+    assert measured["images"] == 2
+    assert measured["objects"] == sum(row["image_id"] != lost for row in truth["annotations"])
+    assert "1 images could not be decoded" in outcome.out
+
+
 def test_two_processes_measure_what_one_does(run: Path, tmp_path: Path) -> None:
     """An odd number of images in tiles: one process has one more than the other."""
     settings = [f"run={run}", "data.eval_tile=[32,32]", "data.eval_overlap=[8,8]"]
@@ -174,5 +236,10 @@ def test_mistakes_of_values_are_named(run: Path, files: tuple[Path, Path]) -> No
     given = ["run=null", f"truth={files[0]}", f"results={files[1]}"]
     assert "'ignore' is no list" in evaluate(*given, "eval.ignore_flags=ignore").mistake()
     assert "without_objects" in evaluate(*given, "eval.without_objects=nan").mistake()
+    assert "'maybe' is unknown" in evaluate(*given, "eval.multi_match_neutral=maybe").mistake()
+    assert "no positive number" in evaluate(*given, "eval.multi_match_tau=-1").mistake()
+    for ranges, words in (("3", "no ranges"), ("{a:[3]}", "no ranges"), ("{a:[3,2]}", "no size is in [3, 2)")):
+        assert words in evaluate(*given, f"eval.size_ranges={ranges}").mistake()
+    assert "no positive numbers" in evaluate(*given, "box=true", "box_eval.ious=[a]").mistake()
     files[1].write_text(files[1].read_text()[:-20])
     assert "it may be cut short" in evaluate(*given).mistake()

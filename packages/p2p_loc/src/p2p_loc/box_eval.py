@@ -2,6 +2,10 @@
 
 Two things differ from COCO (section 5 of the specification): objects flagged ``ignore`` or ``uncertain`` are neutral,
 and so is a detection of which enough lies in a neutral object (IoD), whatever their IoU. Average precision is COCO's.
+
+IoD is computed from the IoU, ``IoU / (1 + IoU) * (1 + object / detection)`` in areas. For crowds the authors' code puts
+COCO's crowd IoU, which is the share of the detection already, into that formula, and so do we: the result is not the
+share, and may be above 1.
 """
 
 from __future__ import annotations
@@ -54,6 +58,10 @@ def evaluate_boxes(
     """
     if ignore_iod not in ("iou", "raised", "off"):
         raise InputError(f"{ignore_iod!r} is unknown", "ignore_iod", "use iou, raised or off")
+    if isinstance(ious, str | int | float) or not ious or not all(isinstance(t, int | float) and t > 0 for t in ious):
+        raise InputError(f"{ious!r} are no positive numbers", "ious", "give some, as [0.25, 0.5, 0.75]")
+    if isinstance(ignore_flags, str):
+        raise InputError(f"{ignore_flags!r} is no list", "ignore_flags", "give a list, such as [iscrowd]")
     rows = truth["annotations"]
     objects = Objects.from_coco(rows, ignore_flags)
     boxes, found = to_xywh(objects.boxes), to_xywh(detections.boxes)

@@ -66,7 +66,8 @@ def of_file(config: Any) -> dict[str, Any]:
     truth = read_truth(config.truth)
     detections = read_results(config.results, truth)
     with_boxes = read_results(config.results, truth, boxes=True) if config.box else None
-    return {"results": str(config.results), **measure(truth, detections, evaluator_of(config.eval), with_boxes)}
+    measured = measure(truth, detections, evaluator_of(config.eval), with_boxes, box_options(config.box_eval))
+    return {"results": str(config.results), **measured}
 
 
 def of_run(config: Any) -> dict[str, Any] | None:
@@ -75,37 +76,40 @@ def of_run(config: Any) -> dict[str, Any] | None:
     Raises:
         InputError: no such run or round, or data that cannot be used or has other classes.
     """
-    from omegaconf import OmegaConf
-
     from vireo.engine import print_skipped, skipped_lines
     from vireo.engine.devices import evaluation_fabric
     from vireo.engine.finished import changed_data, require_classes
     from vireo.engine.logs import write_json
     from vireo.engine.rendezvous import leave_group
 
+    from .annotations import Detections
     from .data import build_evaluation_set
-    from .detection import all_detections, prediction_loader
+    from .detection import all_predictions, prediction_loader, seen_truth
     from .load import load_run
 
     loaded = load_run(config.run, config.round, config.weights)
     data = changed_data(loaded.config.data, config.data)
     changes = {key: value for key, value in config.eval.items() if value is not None}
-    evaluator = evaluator_of(OmegaConf.merge(loaded.config.eval, changes))
+    evaluator = evaluator_of({**dict(loaded.config.eval), **changes})
     fabric, here = evaluation_fabric(config)
     val_set = build_evaluation_set(data)
     require_classes(val_set.classes, loaded.classes, f"evaluation data of {config.run}")
     loader = prediction_loader(val_set, data, tiled=True, **here)
     with fabric.autocast():
         model = loaded.model.to(fabric.device)
-        detections = all_detections(model, val_set, data, tiled=True, loader=loader, **here)
+        found = all_predictions(model, val_set, data, tiled=True, loader=loader, **here)
     skipped = skipped_lines(val_set, loader)
     leave_group()
     if fabric.global_rank:
         return None
     print_skipped(skipped)
+    detections, truth = Detections.from_predictions(found, val_set.category_ids), seen_truth(val_set.truth, found)
+    missing = len(val_set.truth["images"]) - len(truth["images"])
+    notes = [f"{missing} images could not be decoded: they are left out, with their objects"] if missing else []
     if config.save_results is not None:
         write_json(Path(config.save_results), detections.coco())
-    measured = measure(val_set.truth, detections, evaluator, detections if config.box else None)
+    with_boxes = detections if config.box else None
+    measured = measure(truth, detections, evaluator, with_boxes, box_options(config.box_eval), notes)
     return {"run": str(config.run), "round": loaded.round, **measured}
 
 
@@ -120,11 +124,18 @@ def evaluator_of(settings: Any) -> LocationEvaluator:
     return LocationEvaluator(**{name: value for name, value in settings.items() if value is not None})
 
 
+def box_options(settings: Any) -> dict[str, Any]:
+    """Options of :func:`~p2p_loc.box_eval.evaluate_boxes` from a ``box_eval`` configuration; null is its default."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def measure(
     truth: Mapping[str, Any],
     detections: Detections,
     evaluator: LocationEvaluator,
     with_boxes: Detections | None = None,
+    box_options: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The metrics, with what they depend on.
 
@@ -133,20 +144,23 @@ def measure(
         detections: of its images.
         evaluator: of locations.
         with_boxes: detections for the box metric too; None: it is not wanted.
+        box_options: of :func:`~p2p_loc.box_eval.evaluate_boxes`; ranges of sizes and ``max_dets`` are the evaluator's.
+        notes: further ones, to come first.
 
     Returns:
-        ``images``, ``objects``, ``detections`` (numbers), ``taus``, ``max_dets``, ``ignore_flags``, ``notes`` (what was
-        done with flagged objects, and warnings), ``metrics`` (see :func:`~p2p_loc.location.evaluate_locations`) and
-        perhaps ``box_metrics`` (see :func:`~p2p_loc.box_eval.evaluate_boxes`).
+        ``images``, ``objects``, ``detections`` (numbers), ``taus``, ``max_dets``, ``ignore_flags``, ``size_ranges``
+        (names), ``notes`` (what was done with flagged objects, and warnings), ``metrics`` (see
+        :func:`~p2p_loc.location.evaluate_locations`) and perhaps ``box_metrics`` (see
+        :func:`~p2p_loc.box_eval.evaluate_boxes`).
     """
     from .box_eval import evaluate_boxes
     from .location import crowded_images
     from .results import flag_lines
 
     most = max(evaluator.max_dets)
-    notes, crowded = flag_lines(truth, evaluator.ignore_flags), crowded_images(truth, most)
+    lines, crowded = [*notes, *flag_lines(truth, evaluator.ignore_flags)], crowded_images(truth, most)
     if crowded:
-        notes.append(
+        lines.append(
             f"warning: {len(crowded)} images have more than {most} objects of a class (the first: image {crowded[0]}); "
             "the rest cannot be found: raise eval.max_dets"
         )
@@ -157,11 +171,13 @@ def measure(
         "taus": list(evaluator.taus),
         "max_dets": list(evaluator.max_dets),
         "ignore_flags": list(evaluator.ignore_flags),
-        "notes": notes,
+        "size_ranges": list(evaluator.size_ranges),
+        "notes": lines,
         "metrics": evaluator.evaluate(truth, detections),
     }
     if with_boxes is not None:
-        measured["box_metrics"] = evaluate_boxes(truth, with_boxes, max_dets=most)
+        ranges, options = evaluator.size_ranges, box_options or {}
+        measured["box_metrics"] = evaluate_boxes(truth, with_boxes, max_dets=most, size_ranges=ranges, **options)
     return measured
 
 
@@ -169,8 +185,6 @@ def show(measured: Mapping[str, Any], title: str) -> None:
     """Print what :func:`measure` found: a row for each range of sizes, then one for each class."""
     from rich.console import Console
     from rich.table import Table
-
-    from .location import TINY_RANGES
 
     print(f"{title}: {measured['images']} images, {measured['objects']} objects, {measured['detections']} detections")
     for line in measured["notes"]:
@@ -182,21 +196,28 @@ def show(measured: Mapping[str, Any], title: str) -> None:
     def table_of(metrics: Mapping[str, Any], columns: Sequence[str], at: str) -> list[Table]:
         """``columns`` are those of all sizes; a size is named before ``at``, or at the end."""
         by_size = Table("size", *columns)
-        for size in TINY_RANGES:
-            names = columns
-            if size != "all":
-                names = [c.replace(at, f"_{size}{at}") if at else f"{c}_{size}" for c in columns]
+        sizes: Sequence[str] = measured["size_ranges"]
+
+        def of_size(size: str) -> Sequence[str]:
+            if size == "all":
+                return columns
+            return [c.replace(at, f"_{size}{at}") if at else f"{c}_{size}" for c in columns]
+
+        for size in sizes:
+            names = of_size(size)
             by_size.add_row(size, *(_shown(metrics[name]) for name in names))
-        by_class = Table("class", *columns)
+        names = of_size("all" if "all" in sizes else sizes[0])
+        by_class = Table("class", *names)
         for name, row in metrics["per_class"].items():
-            by_class.add_row(name, *(_shown(row[column]) for column in columns))
+            by_class.add_row(name, *(_shown(row[column]) for column in names))
         return [by_size, by_class] if len(metrics["per_class"]) > 1 else [by_size]
 
     console = Console(width=None if Console().is_terminal else 200)  # in a log, numbers need their width
     for table in table_of(measured["metrics"], columns, "@"):
         console.print(table)
     if "box_metrics" in measured:
-        names = [f"{kind}{iou}" for kind in ("AP", "AR") for iou in (25, 50, 75)]
+        ious = dict.fromkeys(key[2:].split("_")[0] for key in measured["box_metrics"] if key.startswith("AP"))
+        names = [f"{kind}{iou}" for kind in ("AP", "AR") for iou in ious]
         for table in table_of(measured["box_metrics"], names, ""):
             console.print(table)
 

@@ -47,13 +47,15 @@ class LocationEvaluator:
         max_dets: the best detections of an image and class that count, one number or several; dense images need 1000.
         ignore_flags: fields of annotations that make them neutral. The authors' evaluation honours ``iscrowd`` only,
             although TinyPerson's rules speak of ``ignore`` and ``uncertain``: add these for the documented rule.
-        multi_match_neutral: detections near an object that a better one has matched are neutral, not wrong.
-        multi_match_tau: the distance of these; default: that of the condition.
+        multi_match_neutral: detections near an object, which a better one has matched, are neutral, not wrong.
+        multi_match_tau: the distance of these; default: that of the condition. With a greater one, the object need not
+            be matched.
         without_objects: ``"official"``: a class without objects in a range has AP and AR 1 if nothing is detected
             there, else 0, and counts in the mean. ``"skip"``: it is -1 and left out of the mean.
 
     Raises:
-        InputError: no or not positive ``taus`` or ``max_dets``, or an empty range.
+        InputError: values that make no sense: no or not positive ``taus`` or ``max_dets``, an empty range, a flag
+            that is neither true nor false.
     """
 
     taus: Sequence[float] = (0.5, 1.0, 2.0)
@@ -77,9 +79,12 @@ class LocationEvaluator:
         if isinstance(self.ignore_flags, str):
             raise InputError(f"{self.ignore_flags!r} is no list", "ignore_flags", "give a list, such as [iscrowd]")
         self.ignore_flags = [str(flag) for flag in self.ignore_flags]
-        for name, (least, greatest) in self.size_ranges.items():
-            if not least < greatest:
-                raise InputError(f"{name}: no size is in [{least}, {greatest})", "size_ranges", "give rising numbers")
+        self.size_ranges = _ranges(self.size_ranges)
+        if not isinstance(self.multi_match_neutral, bool):
+            raise InputError(f"{self.multi_match_neutral!r} is unknown", "multi_match_neutral", "use true or false")
+        tau = self.multi_match_tau
+        if tau is not None and not (isinstance(tau, int | float) and 0 < tau < np.inf):
+            raise InputError(f"{tau!r} is no positive number", "multi_match_tau", "give a distance, such as 1")
         if self.without_objects not in ("official", "skip"):
             raise InputError(f"{self.without_objects!r} is unknown", "without_objects", "use official or skip")
         self._predictions: list[Mapping[str, Any]] = []
@@ -182,6 +187,21 @@ class LocationEvaluator:
 def evaluate_locations(truth: Mapping[str, Any], detections: Detections, **options: Any) -> dict[str, Any]:
     """Average precision and recall of detected points: :meth:`LocationEvaluator.evaluate` with these ``options``."""
     return LocationEvaluator(**options).evaluate(truth, detections)
+
+
+def _ranges(given: Any) -> SizeRanges:
+    """Checked ranges of sizes by name."""
+    remedy = "give rising numbers by name, such as {all: [1, 1e5], small: [1, 32]}"
+    try:
+        ranges = {str(name): (float(least), float(greatest)) for name, (least, greatest) in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{given!r} are no ranges", "size_ranges", remedy) from None
+    for name, (least, greatest) in ranges.items():
+        if not least < greatest:
+            raise InputError(f"{name}: no size is in [{least:g}, {greatest:g})", "size_ranges", remedy)
+    if not ranges:
+        raise InputError("there is no range", "size_ranges", remedy)
+    return ranges
 
 
 def named_values(

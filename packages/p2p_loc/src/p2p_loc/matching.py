@@ -155,7 +155,8 @@ def match_points(
         objects: ``(m, 4)``: centre x, y, width, height of the objects to be found.
         ignored: ``(k, 4)``: objects that need not be found; a detection near one is neither right nor wrong.
         tau: greatest distance in units of the object's size.
-        multi_match_neutral: unmatched detections near an object that is matched already are neutral too.
+        multi_match_neutral: unmatched detections near any object to be found are neutral too. One within ``tau`` has
+            always been matched by another; with a greater ``multi_match_tau`` it need not be.
         multi_match_tau: the distance of these; default ``tau``.
 
     Returns:
