@@ -161,6 +161,10 @@ def test_flags_of_the_truth_are_kept(folder: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "val.json", content)
     with pytest.raises(InputError, match="evaluation set has no box"):
         build_evaluation_set(data)
+    content["annotations"][2]["bbox"] = [0, 0, 11, 12]  # a label made from the point
+    write_json(tmp_path / "val.json", content)
+    with pytest.raises(InputError, match="evaluation set has no box"):
+        build_evaluation_set(data)
 
 
 @pytest.mark.parametrize(

@@ -117,9 +117,10 @@ def test_truth_is_the_true_box(tmp_path: Path) -> None:
     image = {"id": 1, "file_name": "a.png", "width": 50, "height": 50}
     content = {**TRUTH, "images": [image], "annotations": [{**row, "bbox": [0, 0, 16, 16], "true_bbox": [3, 3, 5, 9]}]}
     assert read_truth(write(tmp_path, content))["annotations"][0]["bbox"] == [3, 3, 5, 9]
-    content["annotations"] = [{**row, "point": [5, 5]}]
-    with pytest.raises(InputError, match="annotation 1: there is no box"):
-        read_truth(write(tmp_path, content))
+    for label in ({}, {"bbox": [0, 0, 16, 16]}):  # the box of a point is no truth
+        content["annotations"] = [{**row, "point": [5, 5], **label}]
+        with pytest.raises(InputError, match="annotation 1: there is no box"):
+            read_truth(write(tmp_path, content))
 
 
 def test_what_becomes_of_flags_is_said() -> None:

@@ -156,6 +156,12 @@ def select_classes(content: Mapping[str, Any], names: Sequence[str] | None, wher
     }
 
 
+def true_box(row: Mapping[str, Any]) -> list[float] | None:
+    """The object's box xywh, or None: ``true_bbox``, or ``bbox`` where no ``point`` says that this is a label."""
+    box: list[float] | None = row.get("true_bbox", None if "point" in row else row.get("bbox"))
+    return box
+
+
 def is_vector(value: Any, count: int) -> bool:
     """Whether ``value`` is a list of so many finite numbers."""
     return (

@@ -22,7 +22,7 @@ from vireo.data.image_sets import VAL_SEED
 from vireo.data.transforms import Transform
 from vireo.errors import InputError
 
-from .coco_content import Content, check_content, read_content, select_classes
+from .coco_content import Content, check_content, read_content, select_classes, true_box
 from .data_settings import check_settings
 from .point_labels import Labels, LabelStatistics, PointSettings, TileSettings, make_labels
 from .tile_dataset import CachedImages, FolderImages, GeneratedImages, Images, TileDataset, check_images
@@ -119,15 +119,17 @@ def build_evaluation_set(data: Any) -> TileDataset:
     out of it.
 
     Raises:
-        InputError: as :func:`build_training`; or annotations without boxes.
+        InputError: as :func:`build_training`; or annotations without true boxes (a ``bbox`` beside a ``point``
+            is a label).
     """
     (content, skipped), images = _read(data, train=False)
     rows = []
     for row in content["annotations"]:
-        box = row.get("true_bbox", row.get("bbox"))
+        box = true_box(row)
         if box is None:
-            what = f"annotation {row['id']} of the evaluation set has no box"
-            raise InputError(what, f"data.format={data.format}", "evaluate on annotations with boxes")
+            what = f"annotation {row['id']} of the evaluation set has no box of the object"
+            remedy = "evaluate on annotations with bbox and no point, or with true_bbox: draw boxes in a few images"
+            raise InputError(what, f"data.format={data.format}", remedy)
         if min(box[2:]) > 0:
             rows.append({**row, "bbox": list(box)})
     flat = len(content["annotations"]) - len(rows)

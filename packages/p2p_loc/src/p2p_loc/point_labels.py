@@ -16,6 +16,7 @@ from vireo.errors import InputError
 
 from .annotations import rounded
 from .coarse import Distribution, coarse_points, fully_supervised
+from .coco_content import true_box
 from .pseudo import class_sizes, clip_boxes, keep_boxes, pseudo_boxes
 from .tiles import Policy, tile_annotations
 
@@ -153,7 +154,7 @@ def add_points(content: Mapping[str, Any], settings: PointSettings, where: str) 
     rows = content["annotations"]
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     new = [i for i, row in enumerate(rows) if "point" not in row]
-    given = [row.get("true_bbox", None if "point" in row else row.get("bbox")) for row in rows]
+    given = [true_box(row) for row in rows]
     masks = None
     if settings.masks and new:
         masks = [_segmentation(rows[i], where) for i in new]

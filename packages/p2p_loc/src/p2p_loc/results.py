@@ -12,13 +12,14 @@ import numpy as np
 from vireo.errors import InputError
 
 from .annotations import Detections, to_xyxy
-from .coco_content import is_vector, read_content
+from .coco_content import is_vector, read_content, true_box
 
 _REMEDY = "correct or remove the record"
 
 
 def read_truth(path: str | Path) -> dict[str, Any]:
     """A COCO file of objects with boxes, to be evaluated on. ``true_bbox``, where there is one, counts as the box.
+    A ``bbox`` beside a ``point`` is a label made from it and does not count.
 
     Raises:
         InputError: a file or record that cannot be used, or an annotation without a box.
@@ -26,10 +27,14 @@ def read_truth(path: str | Path) -> dict[str, Any]:
     content = read_content(Path(path)).content
     rows = []
     for row in content["annotations"]:
-        box = row.get("true_bbox", row.get("bbox"))
+        box = true_box(row)
         if box is None:
-            what = "there is no box: the distance to a point is measured in units of the object's size"
-            raise InputError(what, f"{path}: annotation {row['id']}", "evaluate on annotations with boxes")
+            what = "there is no box of the object: the distance to a point is measured in units of the object's size"
+            raise InputError(
+                what,
+                f"{path}: annotation {row['id']}",
+                "evaluate on annotations with bbox and no point, or with true_bbox",
+            )
         rows.append({**row, "bbox": box})
     return {**content, "annotations": rows}
 
