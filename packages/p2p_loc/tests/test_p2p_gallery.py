@@ -56,16 +56,20 @@ def test_pictures_are_looked_at_as_in_evaluation(data: Any, tmp_path: Path) -> N
 
 
 def test_labels_are_drawn_where_they_are() -> None:
-    row = {"id": 1, "image_id": 1, "category_id": 1, "point": [10, 10], "bbox": [22, 2, 16, 16]}
-    row["true_bbox"] = [40, 20, 10, 20]
-    content = {"images": [{"id": 1, "width": 64, "height": 64}], "annotations": [row]}
+    row = {"id": 1, "image_id": 1, "category_id": 1, "point": [10, 10], "true_bbox": [40, 20, 10, 20]}
+    images = [{"id": 1, "width": 64, "height": 64}]
+    first, labels = (
+        PointAnnotations.from_coco({"images": images, "annotations": [{**row, "bbox": box}]})
+        for box in ([2, 2, 16, 16], [22, 2, 16, 16])
+    )
     picture = np.zeros((256, 256, 3), np.uint8)
-    drawn = draw_labels(picture, PointAnnotations.from_coco(content), 4)
+    drawn = draw_labels(picture, labels, first, 4)
     assert drawn[40, 120].tolist() == [255, 214, 10]  # the label's centre (30, 10)
-    assert drawn[40, 80].tolist() != [0, 0, 0]  # on the way from the point
+    assert drawn[40, 80].tolist() != [0, 0, 0]  # on the way from the first label's
     assert drawn[120, 180].max() > 200  # the cross at (45, 30)
     assert drawn[200, 60].tolist() == [0, 0, 0]
     assert not picture.any()
+    assert draw_labels(picture, first, first, 4)[40, 60].tolist() == [0, 0, 0]  # no way yet
 
 
 def test_small_pictures_are_enlarged_by_a_whole_factor() -> None:

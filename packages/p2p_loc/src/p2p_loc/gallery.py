@@ -84,17 +84,21 @@ def write_label_pictures(training: Any, labels: Sequence[dict[str, Any]], count:
         if image is None:
             continue
         picture, factor = enlarged(image.permute(1, 2, 0).numpy())
-        cells = [draw_labels(picture, _of_image(content, image_id), factor) for content in labels]
+        shown = [_of_image(content, image_id) for content in labels]
+        cells = [draw_labels(picture, found, shown[0], factor) for found in shown]
         names = ["round 0: coarse points", *(f"round {t}: refined" for t in range(1, len(labels)))]
         write_picture(folder / "gallery" / f"labels_{number:02d}.png", grid(cells, len(cells), names))
 
 
-def draw_labels(picture: np.ndarray, labels: PointAnnotations, factor: int = 1) -> np.ndarray:
-    """Label centres as yellow disks, the way to them from the coarse points, and crosses at the true centres.
+def draw_labels(picture: np.ndarray, labels: PointAnnotations, first: PointAnnotations, factor: int = 1) -> np.ndarray:
+    """Label centres as yellow disks, the way to them from the first labels, and crosses at the true centres.
+
+    A first label's centre is the coarse point, but where its box was cut at the border of the image.
 
     Args:
         picture: uint8 ``(H, W, 3)`` RGB.
         labels: of the image.
+        first: of the first round, of these objects and perhaps others.
         factor: by which the picture is larger than the image.
     """
     import cv2
@@ -102,8 +106,9 @@ def draw_labels(picture: np.ndarray, labels: PointAnnotations, factor: int = 1) 
     canvas = picture.copy()
     reach = max(3, round(max(picture.shape[:2]) / 90))
     places = factor * _centres(labels.boxes)
-    for point, place in zip(factor * labels.points, places):
-        cv2.line(canvas, _pixel(point), _pixel(place), _WAY, max(1, reach // 3), cv2.LINE_AA)
+    starts = dict(zip(first.ids.tolist(), factor * _centres(first.boxes)))
+    for number, place in zip(labels.ids.tolist(), places):
+        cv2.line(canvas, _pixel(starts[number]), _pixel(place), _WAY, max(1, reach // 3), cv2.LINE_AA)
     if labels.true_boxes is not None:
         for centre in factor * _centres(labels.true_boxes[np.isfinite(labels.true_boxes).all(1)]):
             for colour, width in (((0, 0, 0), 3), (_TRUE, 1)):
