@@ -90,6 +90,8 @@ def test_masks_without_pixels_give_a_vertex_or_the_centre() -> None:
         ({"dist": "fixed", "at": (0.5, 1.5)}, "no point of a box"),
         ({"masks": []}, "0 masks for 1 boxes"),
         ({"masks": ["polygon"]}, "cannot be read"),
+        ({"masks": [[[0, 0, 4, 4]]]}, "less than three points"),
+        ({"masks": [[[]]]}, "less than three points"),
         ({"boxes": [[0, 0, np.nan, 4]]}, "not finite"),
         ({"draws": [0.5]}, "fewer draws"),
     ],

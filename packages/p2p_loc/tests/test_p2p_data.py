@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,16 @@ def test_coco_and_a_file_of_p2p_points_agree(folder: Path, tmp_path: Path) -> No
     training, val = build_sets(coco_settings(folder, pseudo_box=[12, 20]))
     written = tmp_path / "points.json"
     assert main(["--coco", str(folder / "train.json"), "--pseudo-box", "12", "20", "--out", str(written)]) == 0
-    taken = build_training(coco_settings(folder, train_annotations=str(written), tile=[32, 32], fully_ratio=0.5))
-    assert taken.content["annotations"] == training.content["annotations"]  # neither tile nor fully_ratio applies
+    taken = build_training(coco_settings(folder, train_annotations=str(written), fully_ratio=0.5))
+    assert taken.content["annotations"] == training.content["annotations"]  # fully_ratio does not apply
     assert taken.statistics is None
+    assert len(taken.notes) == 1
+    assert "do not apply" in taken.notes[0]
+    content = json.loads(written.read_text())
+    written.write_text(json.dumps({**content, "refinement": {}}))
+    assert "refined before" in build_training(coco_settings(folder, train_annotations=str(written))).notes[1]
+    with pytest.raises(InputError, match=r"data\.tile: .*p2p-points --tile"):
+        build_training(coco_settings(folder, train_annotations=str(written), tile=[32, 32]))
     assert all("iscrowd" in row for row in val.truth["annotations"])
     assert val[0][0].shape == (3, *SIZE)
 

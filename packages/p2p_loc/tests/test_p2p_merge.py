@@ -21,6 +21,7 @@ def test_an_object_in_two_tiles_is_found_once() -> None:
 def test_tiles_without_candidates() -> None:
     empty = merge_tiles([torch.zeros(0, 4)] * 2, [torch.zeros(0, 3)] * 2, [[0, 0], [80, 0]])
     assert empty["boxes"].shape == (0, 4)
+    assert [len(value) for value in merge_tiles([], [], []).values()] == [0, 0, 0]
     labels = [torch.zeros(0, dtype=torch.long)] * 2
     assert (
         len(merge_tiles([torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2, [[0, 0], [80, 0]], labels=labels)["labels"]) == 0

@@ -147,6 +147,9 @@ def test_sizes_and_folders_that_are_not_known(tmp_path: Path, images: Path) -> N
         read_points(folder, tmp_path / "none")
     with pytest.raises(InputError, match=r"no \.txt and no \.mat"):
         read_points(folder, images)
+    (folder / "IMG_1.txt").write_text("0 0.5 0.5 0.1 0.1\n")  # a box of YOLO's
+    with pytest.raises(InputError, match=r"line 1: '0 0\.5 0\.5 0\.1 0\.1' is no point"):
+        read_points(folder, images)
     (folder / "IMG_1.txt").write_text("1\n")
     with pytest.raises(InputError, match="line 1: '1' is no point"):
         read_points(folder, images)

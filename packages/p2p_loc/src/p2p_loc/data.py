@@ -99,15 +99,16 @@ def build_training(data: Any) -> TrainingData:
     """The training data of a ``data`` configuration.
 
     A file whose annotations have ``point`` and ``bbox`` (made by ``p2p-points``) is taken as it is; ``points``,
-    ``pseudo_box``, ``tile`` and ``fully_ratio`` then do not apply.
+    ``pseudo_box`` and ``fully_ratio`` then do not apply, which ``notes`` says.
 
     Raises:
-        InputError: an unknown format, no ``root``, settings that make no sense, or what the readers find in the files.
+        InputError: an unknown format, no ``root``, settings that make no sense, a ``tile`` where such a file has whole
+            images, or what the readers find in the files.
     """
     (content, skipped), images = _read(data, train=True)
     rows = content["annotations"]
     if data.labels == "points" and rows and all("point" in row and "bbox" in row for row in rows):
-        return TrainingData(content, images, data, None, list(skipped))
+        return TrainingData(content, images, data, None, list(skipped), _taken(content, data))
     made = _labels(content, data)
     return TrainingData(made.content, images, data, made.statistics, list(skipped), _notes(made.statistics))
 
@@ -213,6 +214,22 @@ def _labels(content: Mapping[str, Any], data: Any) -> Labels:
         labels=data.labels,
         where="training set",
     )
+
+
+def _taken(content: Mapping[str, Any], data: Any) -> list[str]:
+    """What to know of a file that has labels.
+
+    Raises:
+        InputError: its images are whole, and ``tile`` would have them cut.
+    """
+    if data.tile is not None and not any("corner" in image for image in content["images"]):
+        what = f"the annotations have labels already, of whole images, which cannot be cut into tiles of {data.tile}"
+        remedy = "cut them when the labels are made (p2p-points --tile W H), or set data.tile=null"
+        raise InputError(what, "data.tile", remedy)
+    notes = ["the annotations have labels already: data.points, pseudo_box and fully_ratio do not apply to them"]
+    if "refinement" in content:
+        notes.append("these labels were refined before; the limits of refinement begin at them, not at the points")
+    return notes
 
 
 def _notes(found: LabelStatistics) -> list[str]:

@@ -92,6 +92,8 @@ def rasterise(mask: Any, box: np.ndarray, height: int, width: int) -> np.ndarray
             left, top = (max(int(value), 0) for value in box[:2])
             window = coco_mask.decode(runs)[top : top + height, left : left + width]
             return np.pad(window, ((0, height - window.shape[0]), (0, width - window.shape[1])))
+        if not mask or any(len(part) < 6 or len(part) % 2 for part in mask):
+            raise ValueError("a polygon of less than three points")
         polygons = [(np.asarray(part, np.float64).reshape(-1, 2) - box[:2]).ravel().tolist() for part in mask]
         decoded: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
         return decoded

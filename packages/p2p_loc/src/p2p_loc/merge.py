@@ -34,6 +34,8 @@ def merge_tiles(
     Returns:
         ``boxes`` ``(n, 4)`` xyxy in pixels of the whole image, ``scores`` ``(n,)`` and ``labels`` ``(n,)``, best first.
     """
+    if not boxes:
+        return {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.long)}
     starts = np.asarray(offsets).reshape(len(boxes), -1)[:, :2].tolist()
     joined = torch.cat([tile + tile.new_tensor([x, y, x, y]) for tile, (x, y) in zip(boxes, starts, strict=True)])
     values = torch.cat(list(scores))

@@ -225,7 +225,7 @@ def _read_txt(path: Path) -> list[list[Any]]:
         values: list[Any] = line.replace(",", " ").split()
         if not values:
             continue
-        if len(values) < 2:
+        if not 2 <= len(values) <= 3:  # a third number is a score or a class; boxes have more
             raise InputError(
                 f"{line!r:.40} is no point", f"{path}: line {number}", "write x and y, with a space between"
             )

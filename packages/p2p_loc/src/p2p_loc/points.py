@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         labels, skipped, digest = _run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = str(error).replace("data.on_error=skip", "--on-error skip")  # of readers that training shares
+        print(f"error: {message}", file=sys.stderr)
         return 2
     print(table(labels.statistics))
     print(f"written  {arguments.out}  sha256 {digest}")
