@@ -113,11 +113,14 @@ def test_the_page_shows_rounds_and_published_numbers(tmp_path: Path) -> None:
     metrics = {**rows[-1]["metrics"], "AP_small@0.5": -1.0, "per_class": classes}
     (tmp_path / "metrics.json").write_text(json.dumps({"config": {"seed": 0}, "metrics": metrics}))
     (tmp_path / "round_1").mkdir()
-    (tmp_path / "round_1" / "log.jsonl").write_text("")
+    record = {"kind": "eval", "epoch": 0, "step": 1, "metrics": {"AP@0.5": 0.5, "AP_tiny@0.5": 0.25}}
+    (tmp_path / "round_1" / "log.jsonl").write_text(json.dumps(record) + "\n")
     page = write_report(tmp_path, {"AP@0.5": 0.5407, "AP@1": 0.7}).read_text()
     assert "Rounds" in page
     assert "0.541" in page
     assert "not run at this scale" in page
     assert "0.1230" in page  # of a class
-    assert "AP_small" not in page  # no such object
+    assert "AP_" not in page  # sizes have a table of their own ...
+    assert "<td>tiny</td>" in page
+    assert "<td>small</td>" not in page  # ... without those of no object
     assert "0.77" not in page  # of a class too, which has no column for it

@@ -44,11 +44,16 @@ def write_report(
         folder,
         title,
         result["config"],
-        [json.loads(line) for line in log],
-        {name: value for name, value in metrics.items() if value != NO_OBJECTS},
+        [_of_all_sizes(json.loads(line)) for line in log],
+        {name: value for name, value in metrics.items() if "_" not in name},
         paper_metrics=paper_metrics,
         gallery=[(heading, files) for heading, files in found.items() if files],
-        tables=[*tables, rounds_table(rows), *class_tables(result["metrics"].get("per_class", {}))],
+        tables=[
+            *tables,
+            rounds_table(rows),
+            *size_tables(metrics),
+            *class_tables(result["metrics"].get("per_class", {})),
+        ],
         curves=round_curves(rows),
     )
 
@@ -67,6 +72,18 @@ def rounds_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         metrics = row.get("metrics") or {}
         lines.append([row["round"], *labels, *(f"{metrics[name]:.4f}" for name in names)])
     return Table("Rounds", ("round", *(_LABELS[name] for name in known), *names), lines)
+
+
+def size_tables(metrics: Mapping[str, float]) -> list[Table]:
+    """A line for each range of sizes that has objects; none where there is no range."""
+    names = [name for name in metrics if _is_shown(name)]
+    sizes = list(dict.fromkeys(name[3:].partition("@")[0] for name in metrics if name.startswith("AP_")))
+    rows = []
+    for size in sizes:
+        values = [metrics[name.replace("@", f"_{size}@")] for name in names]
+        if max(values, default=NO_OBJECTS) > NO_OBJECTS:
+            rows.append([size, *(f"{value:.4f}" for value in values)])
+    return [Table("Sizes, last round", ("size", *names), rows)] if rows else []
 
 
 def class_tables(per_class: Mapping[str, Mapping[str, float]]) -> list[Table]:
@@ -96,6 +113,13 @@ def round_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         lines = {"label error": (numbers, [row["labels"]["error"] for row in rows])}
         curves["Labels by round"] = plot_lines(lines, "round", "distance to the true centre, in sides")
     return curves
+
+
+def _of_all_sizes(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of the log without metrics of single ranges of sizes: curves of all of them cannot be told apart."""
+    if "metrics" not in record:
+        return record
+    return {**record, "metrics": {name: value for name, value in record["metrics"].items() if _is_shown(name)}}
 
 
 def _is_shown(name: str) -> bool:
