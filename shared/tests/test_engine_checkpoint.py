@@ -210,3 +210,16 @@ def test_save_weights_copies_what_is_shared(tmp_path: Path) -> None:
     loaded = load_file(tmp_path / "model.safetensors")
     assert sorted(loaded) == ["a", "b", "c", "d"]
     assert loaded["d"].shape == (2, 3)
+
+
+def test_json_is_written_with_the_same_bytes_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    digest = folder.write_reproducibly({"b": [1, 2.5], "a": "ä"}, path)
+    assert path.read_bytes() == b'{"a":"\\u00e4","b":[1,2.5]}'
+    assert digest == folder.write_reproducibly({"a": "ä", "b": [1, 2.5]}, tmp_path / "b.json")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_reproducibly({"a": float("nan")}, path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/a\.json: .*choose a folder that is writable"):
+        folder.write_reproducibly({}, tmp_path / "file" / "a.json")
+    assert path.read_bytes().startswith(b'{"a"')

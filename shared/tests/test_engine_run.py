@@ -426,9 +426,7 @@ def test_wandb_is_imported_only_on_demand(tmp_path: Path, monkeypatch: pytest.Mo
     fake.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would fail
     tiny.train(str(tmp_path / "a"), epochs=1)
-    with pytest.raises(
-        InputError, match=r"'onlin' is not a choice\. use one of disabled, offline, online"
-    ):
+    with pytest.raises(InputError, match=r"'onlin' is not a choice\. use one of disabled, offline, online"):
         tiny.train(str(tmp_path / "c"), epochs=1, wandb={"mode": "onlin"})
     monkeypatch.setitem(sys.modules, "wandb", fake)
     tiny.train(str(tmp_path / "b"), epochs=1, wandb={"mode": "offline", "project": "p"})

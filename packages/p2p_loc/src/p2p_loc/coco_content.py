@@ -1,4 +1,4 @@
-"""Annotation files in COCO's format: read, checked record by record, written with the same bytes for the same content.
+"""Annotation files in COCO's format: read, and checked record by record.
 
 What is checked is what this package relies on. Boxes may stick out of their image; further fields stay as they are. No
 torch here: annotation work runs anywhere.
@@ -6,14 +6,12 @@ torch here: annotation work runs anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
-from vireo.engine.folder import require_writable, write_atomically
 from vireo.errors import InputError
 
 _LARGEST = 2**53  # of whole numbers; float64 holds no larger ones exactly
@@ -48,23 +46,6 @@ def read_json(path: Path) -> Any:
         raise InputError(f"cannot be read ({error.strerror})", str(path), "check the path") from None
     except (ValueError, RecursionError) as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise InputError(f"not valid JSON ({error})", str(path), "it may be cut short: fetch it again") from None
-
-
-def write_content(content: Mapping[str, Any], path: Path) -> str:
-    """Write a COCO dict as compact JSON with sorted keys, complete or not at all; creates the folder.
-
-    Returns:
-        The SHA-256 of the file.
-
-    Raises:
-        InputError: the file cannot be written; a previous one is intact.
-    """
-    data = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    try:
-        write_atomically(require_writable(path.parent) / path.name, lambda file: file.write(data))
-    except InputError as error:
-        raise InputError(error.what, str(path), "choose a folder that is writable and has free space") from error
-    return hashlib.sha256(data).hexdigest()
 
 
 def read_content(path: Path, on_error: str = "raise") -> Content:

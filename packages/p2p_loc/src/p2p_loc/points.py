@@ -16,9 +16,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from vireo.engine.folder import write_reproducibly
 from vireo.errors import InputError
 
-from .coco_content import Content, read_content, select_classes, write_content
+from .coco_content import Content, read_content, select_classes
 from .point_labels import Labels, LabelStatistics, PointSettings, PseudoBox, TileSettings, make_labels
 
 ORIGIN = "p2p_points"
@@ -159,7 +160,7 @@ def _run(arguments: argparse.Namespace) -> tuple[Labels, Sequence[str], str]:
         "fully_ratio": arguments.fully_ratio,
         "statistics": asdict(labels.statistics),
     }
-    return labels, skipped, write_content({**content, ORIGIN: origin}, out)
+    return labels, skipped, write_reproducibly({**content, ORIGIN: origin}, out)
 
 
 def _read(arguments: argparse.Namespace, source: Path, images: Path | None) -> Content:

@@ -27,7 +27,8 @@ def main(config: DictConfig) -> None:
     """Write the refined labels and print what refinement did."""
     from dataclasses import asdict
 
-    from .coco_content import write_content
+    from vireo.engine.folder import write_reproducibly
+
     from .label_quality import label_statistics
     from .refiner import PointRefiner
     from .relabel import refine_annotations
@@ -42,7 +43,7 @@ def main(config: DictConfig) -> None:
     refiner = PointRefiner(**{**settings, **given})
     refined = refine_annotations(content, detections, refiner, where)
     statistics = label_statistics(content, refined)
-    digest = write_content({**refined, "refinement": {**asdict(refiner), "statistics": statistics}}, out)
+    digest = write_reproducibly({**refined, "refinement": {**asdict(refiner), "statistics": statistics}}, out)
     print(table({"detections": len(detections), **statistics, "file": out, "sha256": digest}))
 
 

@@ -20,9 +20,10 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from vireo.engine.folder import write_reproducibly
 from vireo.errors import InputError
 
-from .annotations import two_columns, write_annotations
+from .annotations import two_columns
 from .quality import paired_iou
 
 OFFICIAL_SEED = 45
@@ -300,7 +301,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _write(coco: dict[str, Any], statistics: NoiseStatistics, path: Path) -> NoiseReport:
-    return NoiseReport(**asdict(statistics), path=str(path), sha256=write_annotations(coco, path))
+    return NoiseReport(**asdict(statistics), path=str(path), sha256=write_reproducibly(coco, path))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vireo.engine.cli import entry_point
+from vireo.engine.folder import write_reproducibly
 from vireo.errors import InputError
 
-from .annotations import two_columns, write_annotations
+from .annotations import two_columns
 from .relabel import MIN_BOX, RefineStatistics, apply_refinement, refine_boxes
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def refine_dataset(
     return RefineReport(
         **{name: getattr(statistics, name) for name in RefineStatistics.__dataclass_fields__},
         path=str(target),
-        sha256=write_annotations(result, target),
+        sha256=write_reproducibly(result, target),
         skipped=(*dataset.skipped, *unreadable),
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from vireo.errors import InputError
 
@@ -68,6 +70,23 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if cause is not None:
             raise unwritable(cause, path.parent) from error
         raise
+
+
+def write_reproducibly(content: Mapping[str, Any], path: Path) -> str:
+    """Write JSON with sorted keys and no spaces: the same bytes for the same content; creates the folder.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        InputError: the file cannot be written; a previous one is intact.
+    """
+    data = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        write_atomically(require_writable(path.parent) / path.name, lambda file: file.write(data))
+    except InputError as error:
+        raise InputError(error.what, str(path), "choose a folder that is writable and has free space") from error
+    return hashlib.sha256(data).hexdigest()
 
 
 def remove_unfinished(folder: Path) -> None:
