@@ -63,6 +63,15 @@ def test_files_of_any_detector(tmp_path: Path) -> None:
     assert (tmp_path / "refined.json").read_bytes() == before
 
 
+def test_labels_that_stay_where_they_are_are_worth_a_warning(tmp_path: Path) -> None:
+    assert "warning" not in refine(*files(tmp_path)).err
+    large = [{**row, "bbox": [0.0, 0.0, 90.0, 40.0]} for row in found()]  # no edge of it is near
+    outcome = refine(*files(tmp_path, detections=large))
+    assert outcome.status == 0
+    assert "warning: 0.0% of the labels moved" in outcome.err
+    assert "refine.max_grow" in outcome.err
+
+
 def test_settings_on_the_command_line(tmp_path: Path) -> None:
     assert refine(*files(tmp_path), "refine.score_thr=0", "refine.label=point").status == 0
     boxes = [row["bbox"] for row in read(tmp_path / "refined.json")["annotations"]]

@@ -10,6 +10,7 @@ detector that gives points instead of boxes can move labels of one size: refine.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from .annotations import Detections
+
+
+_FEW = 0.05  # share of labels; fewer that move are worth a warning
 
 
 @entry_point("p2p_loc.conf", "refine")
@@ -45,6 +49,12 @@ def main(config: DictConfig) -> None:
     statistics = label_statistics(content, refined)
     digest = write_reproducibly({**refined, "refinement": {**asdict(refiner), "statistics": statistics}}, out)
     print(table({"detections": len(detections), **statistics, "file": out, "sha256": digest}))
+    moved = statistics["moved"] or 0.0
+    if moved < _FEW:
+        reason = (
+            "detections with scores above refine.score_thr whose edges are within refine.max_grow widths are needed"
+        )
+        print(f"warning: {moved:.1%} of the labels moved: {reason}", file=sys.stderr)
 
 
 def table(rows: dict[str, Any]) -> str:
