@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     tiles = parser.add_argument_group("tiles")
     tiles.add_argument("--tile", type=int, nargs=2, metavar=("W", "H"), help="cut the images (default: whole)")
-    tiles.add_argument("--overlap", type=int, nargs=2, default=(100, 100), metavar=("X", "Y"), help="of tiles (default: 100 100)")
+    between = "of tiles (default: 100 100)"
+    tiles.add_argument("--overlap", type=int, nargs=2, default=(100, 100), metavar=("X", "Y"), help=between)
     tiles.add_argument(
         "--policy", choices=("slide", "shift", "grid"), default="slide", help="where tiles lie (default: %(default)s)"
     )
