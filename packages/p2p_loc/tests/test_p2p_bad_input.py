@@ -56,7 +56,7 @@ def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
         ("model.max_detections=0", "model.max_detections: 0 is not a number from 1"),
         ("optim.milestones=5", "optim.milestones: 5 is no list of epochs"),
         ("optim.milestones=[a]", "optim.milestones: ['a'] is no list of epochs"),
-        ("+eval.multi_match_neutral=maybe", "eval.multi_match_neutral: 'maybe' is neither"),
+        ("+eval.multi_match_neutral=maybe", "multi_match_neutral: 'maybe' is unknown"),
         ("data.eval_tile=[0,0]", "data.eval_tile, data.eval_overlap: tiles of [0, 0] pixels"),
         ("data.eval_tile=[64,64]", "data.eval_tile, data.eval_overlap: tiles of [64, 64] pixels"),
         ("data.eval_tile=32", "data.eval_tile: 32 is no width and height"),

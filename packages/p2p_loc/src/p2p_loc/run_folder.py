@@ -52,9 +52,6 @@ def require_settings(config: DictConfig) -> str:
         what = "true boxes are not to be refined by detections"
         raise InputError(what, f"rounds={config.rounds}", "add rounds=0, or set data.labels=points")
     evaluator = LocationEvaluator(**plain(config.eval))
-    if not isinstance(evaluator.multi_match_neutral, bool):
-        given = repr(evaluator.multi_match_neutral)
-        raise InputError(f"{given} is neither true nor false", "eval.multi_match_neutral", "use true or false")
     tau = HEADLINE if HEADLINE in evaluator.taus else evaluator.taus[0]
     most = evaluator.max_dets
     return f"AP@{tau:g}" + (f"/{max(most)}" if len(most) > 1 else "")
