@@ -48,6 +48,18 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
+def test_a_class_without_objects_of_a_size_is_told(files: tuple[Path, Path], tmp_path: Path) -> None:
+    truth, _ = files
+    empty = tmp_path / "empty.json"
+    empty.write_text("[]")
+    outcome = evaluate("run=null", f"truth={truth}", f"results={empty}")
+    assert "0.5000" in outcome.out  # of one class nobody is so tiny, and nobody was missed
+    assert "eval.without_objects=skip leaves them out" in outcome.out
+    left_out = evaluate("run=null", f"truth={truth}", f"results={empty}", "eval.without_objects=skip")
+    assert "0.5000" not in left_out.out
+    assert "without_objects" not in left_out.out
+
+
 def test_a_result_file(files: tuple[Path, Path], tmp_path: Path) -> None:
     truth, results = files
     out = tmp_path / "scores" / "out.json"
@@ -57,7 +69,8 @@ def test_a_result_file(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert measured["metrics"] == evaluate_locations(content, found)
     assert measured["box_metrics"] == evaluate_boxes(content, found)
     assert measured["ignore_flags"] == ["iscrowd"]
-    assert measured["notes"] == outcome.out.splitlines()[1:3]
+    assert measured["notes"] == outcome.out.splitlines()[1:4]
+    assert "a class has no object of size tiny1: as in the authors' code" in measured["notes"][2]
     assert "counted like all others" in outcome.out
     assert f"{measured['metrics']['AP_tiny3@0.5']:.4f}" in outcome.out
     assert f"{measured['metrics']['per_class']['class 1']['AP@2']:.4f}" in outcome.out

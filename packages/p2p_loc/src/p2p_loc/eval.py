@@ -154,7 +154,7 @@ def measure(
         :func:`~p2p_loc.box_eval.evaluate_boxes`).
     """
     from .box_eval import evaluate_boxes
-    from .location import crowded_images
+    from .location import crowded_images, ranges_without_objects
     from .results import flag_lines
 
     most = max(evaluator.max_dets)
@@ -163,6 +163,12 @@ def measure(
         lines.append(
             f"warning: {len(crowded)} images have more than {most} objects of a class (the first: image {crowded[0]}); "
             "the rest cannot be found: raise eval.max_dets"
+        )
+    unfilled = ranges_without_objects(truth, evaluator) if evaluator.without_objects == "official" else []
+    if unfilled:
+        lines.append(
+            f"a class has no object of size {', '.join(unfilled)}: as in the authors' code its AP and AR there are 1 if "
+            "nothing is detected, else 0, and count in the mean; eval.without_objects=skip leaves them out"
         )
     measured: dict[str, Any] = {
         "images": len(truth["images"]),

@@ -234,3 +234,16 @@ def crowded_images(truth: Mapping[str, Any], max_dets: int) -> list[int]:
     pairs = np.array([(row["image_id"], row["category_id"]) for row in truth["annotations"]], np.int64).reshape(-1, 2)
     groups, counts = np.unique(pairs, axis=0, return_counts=True)
     return sorted(set(groups[counts > max_dets, 0].tolist()))
+
+
+def ranges_without_objects(truth: Mapping[str, Any], evaluator: LocationEvaluator) -> list[str]:
+    """The names of the ranges of sizes in which some class of the truth has no object that is to be found."""
+    objects = Objects.from_coco(truth["annotations"], evaluator.ignore_flags)
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    sizes = np.where(objects.neutral, -1.0, np.sqrt(sides.prod(1)))
+    classes = [category["id"] for category in truth["categories"]]
+    return [
+        name
+        for name, (least, end) in evaluator.size_ranges.items()
+        if not set(classes) <= set(objects.classes[(sizes >= least) & (sizes < end)].tolist())
+    ]
