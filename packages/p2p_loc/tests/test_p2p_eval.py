@@ -57,7 +57,7 @@ def test_a_class_without_objects_of_a_size_is_told(files: tuple[Path, Path], tmp
     assert "eval.without_objects=skip leaves them out" in outcome.out
     left_out = evaluate("run=null", f"truth={truth}", f"results={empty}", "eval.without_objects=skip")
     assert "0.5000" not in left_out.out
-    assert "without_objects" not in left_out.out
+    assert "has no object of size" not in left_out.out
 
 
 def test_a_result_file(files: tuple[Path, Path], tmp_path: Path) -> None:

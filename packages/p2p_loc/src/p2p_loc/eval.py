@@ -167,8 +167,8 @@ def measure(
     unfilled = ranges_without_objects(truth, evaluator) if evaluator.without_objects == "official" else []
     if unfilled:
         lines.append(
-            f"a class has no object of size {', '.join(unfilled)}: as in the authors' code its AP and AR there are 1 if "
-            "nothing is detected, else 0, and count in the mean; eval.without_objects=skip leaves them out"
+            f"a class has no object of size {', '.join(unfilled)}: as in the authors' code its AP and AR there are 1 "
+            "if nothing is detected, else 0, and count in the mean; eval.without_objects=skip leaves them out"
         )
     measured: dict[str, Any] = {
         "images": len(truth["images"]),
