@@ -136,7 +136,7 @@ def test_a_run_and_its_detections_from_a_file(run: Path, tmp_path: Path) -> None
     assert {"AP@0.25", "AP_tiny@2", "AR@1"} <= measured["metrics"].keys()  # the run's own distances
     assert 0 < measured["metrics"]["AR@2"] <= 1
     assert measured["metrics"]["AP_reasonable@1"] == -1  # nobody is as tall
-    assert "-1" not in outcome.out
+    assert "-1.0000" not in outcome.out
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(build_evaluation_set(configuration(*DATA).data).truth))
     again = tmp_path / "again.json"
