@@ -15,6 +15,8 @@ import numpy as np
 
 from vireo.errors import InputError
 
+from .coco_content import is_vector
+
 DECIMALS = 3  # of every number in the files
 
 
@@ -64,7 +66,7 @@ class PointAnnotations:
                 what = f"annotation {row.get('id')} is of image {row.get('image_id')}, which is not listed"
                 raise InputError(what, where, "list the image, or remove the annotation")
             for key, count in (("point", 2), ("bbox", 4)):
-                if not _is_vector(row.get(key), count):
+                if not is_vector(row.get(key), count):
                     what = f"annotation {row.get('id')} has no {key!r} of {count} finite numbers"
                     raise InputError(what, where, "make point annotations and pseudo boxes with p2p-points")
         known = any("true_bbox" in row for row in rows)
@@ -179,12 +181,13 @@ def to_xywh(boxes: Any) -> np.ndarray:
     return sides
 
 
+def centres(boxes: Any) -> np.ndarray:
+    """float64 ``(n, 2)``, x and y, of boxes ``(n, 4)`` xyxy."""
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    middle: np.ndarray = (corners[:, :2] + corners[:, 2:]) / 2
+    return middle
+
+
 def rounded(values: np.ndarray) -> np.ndarray:
     """With as many decimals as the files have."""
     return np.round(values, DECIMALS)
-
-
-def _is_vector(value: Any, count: int) -> bool:
-    if not isinstance(value, list | tuple) or len(value) != count:
-        return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in value)

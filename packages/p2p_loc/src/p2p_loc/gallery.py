@@ -11,7 +11,7 @@ import numpy as np
 from vireo.errors import InputError
 from vireo.report import grid, write_picture
 
-from .annotations import PointAnnotations
+from .annotations import PointAnnotations, centres
 from .draw import draw_points
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def write_gallery(
         sure = (found.image_ids == record.image_id) & (found.scores >= SCORE_SHOWN)
         picture, factor = enlarged(image.permute(1, 2, 0).numpy())
         cells = [
-            draw_points(picture, factor * _centres(target["boxes"].numpy()), colours=_TRUE),
-            draw_points(picture, factor * _centres(found.boxes[sure]), scores=found.scores[sure]),
+            draw_points(picture, factor * centres(target["boxes"].numpy()), colours=_TRUE),
+            draw_points(picture, factor * centres(found.boxes[sure]), scores=found.scores[sure]),
         ]
         sheet = grid(cells, 2, ["true centres", f"predicted (score >= {SCORE_SHOWN})"])
         write_picture(folder / "gallery" / f"locations_{number:02d}.png", sheet)
@@ -105,12 +105,12 @@ def draw_labels(picture: np.ndarray, labels: PointAnnotations, first: PointAnnot
 
     canvas = picture.copy()
     reach = max(3, round(max(picture.shape[:2]) / 90))
-    places = factor * _centres(labels.boxes)
-    starts = dict(zip(first.ids.tolist(), factor * _centres(first.boxes)))
+    places = factor * centres(labels.boxes)
+    starts = dict(zip(first.ids.tolist(), factor * centres(first.boxes)))
     for number, place in zip(labels.ids.tolist(), places):
         cv2.line(canvas, _pixel(starts[number]), _pixel(place), _WAY, max(1, reach // 3), cv2.LINE_AA)
     if labels.true_boxes is not None:
-        for centre in factor * _centres(labels.true_boxes[np.isfinite(labels.true_boxes).all(1)]):
+        for centre in factor * centres(labels.true_boxes[np.isfinite(labels.true_boxes).all(1)]):
             for colour, width in (((0, 0, 0), 3), (_TRUE, 1)):
                 cv2.drawMarker(canvas, _pixel(centre), colour, cv2.MARKER_TILTED_CROSS, 3 * reach, width, cv2.LINE_AA)
     return draw_points(canvas, places, colours=_LABEL)
@@ -126,13 +126,6 @@ def _of_image(content: dict[str, Any], image_id: int) -> PointAnnotations:
     """The annotations of one image of a COCO dict."""
     rows = [row for row in content["annotations"] if row["image_id"] == image_id]
     return PointAnnotations.from_coco({**content, "annotations": rows})
-
-
-def _centres(boxes: Any) -> np.ndarray:
-    """float64 ``(n, 2)`` of xyxy boxes."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    centres: np.ndarray = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return centres
 
 
 def _pixel(place: np.ndarray) -> Sequence[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .annotations import PointAnnotations
+from .annotations import PointAnnotations, centres
 
 _STILL = 5e-4  # pixels: half the last decimal of the files; less is no movement
 
@@ -45,7 +45,7 @@ def label_statistics(initial: Mapping[str, Any], labels: Mapping[str, Any]) -> d
     now, first = PointAnnotations.from_coco(labels, "labels"), PointAnnotations.from_coco(initial)
     place = {number: i for i, number in enumerate(first.ids.tolist())}
     first = first.select(np.array([place[number] for number in now.ids.tolist()], np.int64))
-    movement = np.linalg.norm(_centres(now.boxes) - _centres(first.boxes), axis=1)
+    movement = np.linalg.norm(centres(now.boxes) - centres(first.boxes), axis=1)
     sides = now.boxes[:, 2:] - now.boxes[:, :2]
     count = len(now)
     statistics: dict[str, float | int | None] = {
@@ -67,14 +67,10 @@ def label_statistics(initial: Mapping[str, Any], labels: Mapping[str, Any]) -> d
     return statistics
 
 
-def _centres(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2
-
-
 def _distances(boxes: np.ndarray, true_boxes: np.ndarray) -> np.ndarray:
     """``(N,)`` in sides of the true boxes; NaN where those are unknown."""
     true_boxes = np.asarray(true_boxes, np.float64).reshape(-1, 4)
-    shift = _centres(np.asarray(boxes, np.float64).reshape(-1, 4)) - _centres(true_boxes)
+    shift = centres(np.asarray(boxes, np.float64).reshape(-1, 4)) - centres(true_boxes)
     with np.errstate(divide="ignore", invalid="ignore"):
         distance: np.ndarray = np.linalg.norm(shift / (true_boxes[:, 2:] - true_boxes[:, :2]), axis=1)
     return distance

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vireo.engine.folder import write_reproducibly
+from vireo.engine.text import two_columns
 from vireo.errors import InputError
 
 from .coco_content import Content, read_content, select_classes
@@ -28,12 +29,7 @@ ORIGIN = "p2p_points"
 
 def table(statistics: LabelStatistics) -> str:
     """Two aligned columns, one line for each number."""
-    rows = {name.replace("_", " "): value for name, value in asdict(statistics).items()}
-    width = max(map(len, rows))
-    return "\n".join(
-        f"{name:<{width}}  {'unknown' if value is None else f'{value:.4f}' if isinstance(value, float) else value}"
-        for name, value in rows.items()
-    )
+    return two_columns({name: "unknown" if value is None else value for name, value in asdict(statistics).items()})
 
 
 def _parser() -> argparse.ArgumentParser:

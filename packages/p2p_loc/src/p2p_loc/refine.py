@@ -32,6 +32,7 @@ def main(config: DictConfig) -> None:
     from dataclasses import asdict
 
     from vireo.engine.folder import write_reproducibly
+    from vireo.engine.text import two_columns
 
     from .label_quality import label_statistics
     from .refiner import PointRefiner
@@ -48,23 +49,14 @@ def main(config: DictConfig) -> None:
     refined = refine_annotations(content, detections, refiner, where)
     statistics = label_statistics(content, refined)
     digest = write_reproducibly({**refined, "refinement": {**asdict(refiner), "statistics": statistics}}, out)
-    print(table({"detections": len(detections), **statistics, "file": out, "sha256": digest}))
+    known = {name: value for name, value in statistics.items() if value is not None}
+    print(two_columns({"detections": len(detections), **known, "file": out, "sha256": digest}))
     moved = statistics["moved"] or 0.0
     if moved < _FEW:
         reason = (
             "detections with scores above refine.score_thr whose edges are within refine.max_grow widths are needed"
         )
         print(f"warning: {moved:.1%} of the labels moved: {reason}", file=sys.stderr)
-
-
-def table(rows: dict[str, Any]) -> str:
-    """Two aligned columns; entries without a value are left out."""
-    shown = {name: value for name, value in rows.items() if value is not None}
-    width = max(map(len, shown))
-    return "\n".join(
-        f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}"
-        for name, value in shown.items()
-    )
 
 
 def _of_files(config: DictConfig, given: dict[str, Any]) -> tuple[dict[str, Any], Detections, dict[str, Any]]:

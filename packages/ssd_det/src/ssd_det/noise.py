@@ -21,9 +21,9 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from vireo.engine.folder import write_reproducibly
+from vireo.engine.text import two_columns
 from vireo.errors import InputError
 
-from .annotations import two_columns
 from .quality import paired_iou
 
 OFFICIAL_SEED = 45

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vireo.engine.cli import entry_point
 from vireo.engine.folder import write_reproducibly
+from vireo.engine.text import two_columns
 from vireo.errors import InputError
 
-from .annotations import two_columns
 from .relabel import MIN_BOX, RefineStatistics, apply_refinement, refine_boxes
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Numbers of an annotation file as text."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def two_columns(rows: Mapping[str, Any]) -> str:
-    """Names and values, aligned, one line each; floats with four decimals."""
+    """Names (underscores as spaces) and values, aligned, one line each; floats with four decimals."""
     width = max(map(len, rows))
     return "\n".join(
         f"{name.replace('_', ' '):<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}"
