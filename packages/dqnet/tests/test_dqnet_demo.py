@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
-from dqnet.demo import ARMS, METRICS, PICTURES, comparison, main, show
+from dqnet.demo import ARMS, METRICS, PICTURES, comparison, main
 from vireo.testing import call_script
 
 
@@ -24,7 +24,7 @@ def test_table_has_a_line_for_each_arm_and_the_start(tmp_path: Path, capsys: pyt
     assert [row[0] for row in table.rows] == [*ARMS.values(), "transformer, first stage"]
     assert table.rows[3][1] == "0.305 ± 0.007"
     assert comparison(tmp_path, [1]).rows[0][1:] == ("0.010",) * len(METRICS)
-    show(table)
+    table.show()
     assert "0.305" in capsys.readouterr().out
 
 

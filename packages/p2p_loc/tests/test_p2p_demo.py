@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
-from p2p_loc.demo import BOXES, METRICS, ROUNDS, RUNS, comparison, main, show
+from p2p_loc.demo import BOXES, METRICS, ROUNDS, RUNS, comparison, main
 from vireo.testing import call_script
 
 
@@ -32,7 +32,7 @@ def test_table_has_a_line_for_each_round_and_the_bound(tmp_path: Path, capsys: p
     assert table.rows[1][1] == "0.305 ± 0.007"
     assert table.rows[2][2] == "0.700 ± 0.000"
     assert comparison(tmp_path, [1]).rows[0][1] == "0.410"
-    show(table)
+    table.show()
     assert "0.305" in capsys.readouterr().out
 
 

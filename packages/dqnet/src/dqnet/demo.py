@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = comparison(arguments.output, arguments.seeds)
     write_figure(arguments.output, arguments.seeds[0])
     page = write_page(arguments.output, arguments.seeds[0], table)
-    show(table)
+    table.show()
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes. Report: {page}")
     return 0
 
@@ -90,17 +90,6 @@ def comparison(output: Path, seeds: Sequence[int]) -> Table:
     rows = [(title, *line(arm)) for arm, title in ARMS.items()]
     rows.append(("transformer, first stage", *line("start")))
     return Table("Generated camouflage, pictures that were not trained on", ("arm", *METRICS.values()), rows)
-
-
-def show(table: Table) -> None:
-    """Print the comparison."""
-    from rich.console import Console
-    from rich.table import Table as Lines
-
-    lines = Lines(*table.columns, title=table.title)
-    for row in table.rows:
-        lines.add_row(*map(str, row))
-    Console().print(lines)
 
 
 def write_figure(output: Path, seed: int) -> Path:

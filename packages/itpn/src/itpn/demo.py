@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = comparison(arguments.output, arguments.seeds)
     write_figure(arguments.output, arguments.seeds[0])
     page = write_page(arguments.output, arguments.seeds[0], table)
-    show(table)
+    table.show()
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes. Report: {page}")
     return 0
 
@@ -93,17 +93,6 @@ def comparison(output: Path, seeds: Sequence[int]) -> Table:
 
 def _seconds(runs: Sequence[dict[str, Any]]) -> list[float]:
     return [run["wall_s"] for run in runs]
-
-
-def show(table: Table) -> None:
-    """Print the comparison."""
-    from rich.console import Console
-    from rich.table import Table as Lines
-
-    lines = Lines(*table.columns, title=table.title)
-    for row in table.rows:
-        lines.add_row(*map(str, row))
-    Console().print(lines)
 
 
 def write_figure(output: Path, seed: int) -> Path:

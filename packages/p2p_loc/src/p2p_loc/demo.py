@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return max(statuses)
     table = comparison(arguments.output, arguments.seeds)
     page = write_page(arguments.output, arguments.seeds[0], table)
-    show(table)
+    table.show()
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes. Report: {page}")
     return 0
 
@@ -81,17 +81,6 @@ def _line(rows: Sequence[dict[str, Any]]) -> list[str]:
     columns = [[row["labels"]["error"] for row in rows]]
     columns += [[row["metrics"][name] for row in rows] for name in METRICS]
     return [f"{mean(v):.3f}" + (f" ± {stdev(v):.3f}" if len(v) > 1 else "") for v in columns]
-
-
-def show(table: Table) -> None:
-    """Print the comparison."""
-    from rich.console import Console
-    from rich.table import Table as Lines
-
-    lines = Lines(*table.columns, title=table.title)
-    for row in table.rows:
-        lines.add_row(*map(str, row))
-    Console().print(lines)
 
 
 def write_page(output: Path, seed: int, table: Table) -> Path:

@@ -30,6 +30,16 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
+    def show(self) -> None:
+        """Print it on the console."""
+        from rich.console import Console
+        from rich.table import Table as Lines
+
+        lines = Lines(*self.columns, title=self.title)
+        for row in self.rows:
+            lines.add_row(*map(str, row))
+        Console().print(lines)
+
 
 @dataclass(frozen=True)
 class _Figure:
