@@ -135,5 +135,6 @@ class LChainSpace:
                     raise InputError(f"cannot read {sources}", where, remedy)
                 if len(sources) > self.length:
                     raise InputError(f"reads {len(sources)} nodes", where, f"give at most length, {self.length}")
-                if node < count and node not in read:
-                    raise InputError("is a dead end: nobody reads it", where, "let a later node read it")
+            for node in sorted(set(range(1, count)) - read):
+                where = f"search space, stage {number}, node {node}"
+                raise InputError("is a dead end: nobody reads it", where, "let a later node read it")
