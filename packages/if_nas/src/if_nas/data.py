@@ -80,16 +80,16 @@ def build_loader(
     """Batches ``(images float32 (B, 3, H, W), {"label", "index", "key"})`` on the device.
 
     ``data.resident`` keeps the decoded set on the device, where crops, flips and cutout are made; otherwise worker
-    processes decode, crop, flip and change colours (section 4).
+    processes decode, crop, flip and change colours (section 4). Training shuffles, and leaves out a last batch that is
+    not full; evaluation takes every image in order.
 
     Raises:
-        InputError: training would have a batch of one image, which batch norm cannot take, or there are fewer images to
-            evaluate than processes.
+        InputError: fewer images than a training batch has, or than processes to evaluate on.
     """
     batch_size = data.batch_size if train else data.eval_batch_size * world_size
     normalize = Normalize(list(data.mean), list(data.std))
     here: dict[str, Any] = {"device": device, "rank": rank, "world_size": world_size, "seed": seed}
-    kind: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train and data.drop_last}
+    kind: dict[str, Any] = {"batch_size": batch_size, "shuffle": train, "drop_last": train}
     loader: ArrayLoader | Loader
     if data.resident:
         cutout = () if data.cutout is None else (Cutout(data.cutout),)
@@ -105,10 +105,7 @@ def build_loader(
             **kind,
             **here,
         )
-    # only now: images that cannot be read have left a resident set
-    if train:
-        _require_no_single(len(dataset), batch_size, world_size, data.drop_last)
-    elif len(dataset) < world_size:
+    if not train and len(dataset) < world_size:
         raise InputError(f"{len(dataset)} images for {world_size} processes", "evaluation data", "use fewer processes")
     return loader
 
@@ -127,14 +124,14 @@ def _check(data: Any) -> None:
     """Values that would fail later, or not at all."""
     settings = Settings(data, "data")
     settings.choice("format", FORMATS)
-    settings.flag("resident", "drop_last")
+    settings.flag("resident")
     settings.numbers("image_size", 2, low=1, whole=True)
     settings.numbers("mean", 3)
     settings.numbers("std", 3, low=1e-6)
     settings.choice("on_error", ("raise", "skip"))
     settings.whole("workers")
-    for name in ("batch_size", "eval_batch_size"):
-        settings.whole(name, 1)
+    settings.whole("batch_size", 2)  # batch norm cannot normalise one image
+    settings.whole("eval_batch_size", 1)
     if data.format == "generated":
         for name in ("train_images", "val_images"):
             settings.whole(name, 1)
@@ -161,11 +158,3 @@ def _check(data: Any) -> None:
         settings.whole("crop_size", 1)
         if data.color_jitter is not None:
             settings.numbers("color_jitter", 4, low=0)
-
-
-def _require_no_single(images: int, batch_size: int, world_size: int, drop_last: bool) -> None:
-    """Batch norm needs two images; several processes normalise their images together."""
-    rest = batch_size if drop_last else images % batch_size or batch_size
-    if world_size == 1 and rest == 1:
-        what = f"{images} images leave a batch of one, which batch norm cannot normalise"
-        raise InputError(what, "data.batch_size", "choose another batch size, or data.drop_last=true")
