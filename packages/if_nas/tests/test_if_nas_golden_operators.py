@@ -46,7 +46,7 @@ def test_separable_convolution_leaves_its_input_alone() -> None:
 
 
 def test_unknown_operator_is_named() -> None:
-    with pytest.raises(InputError, match="unknown operator 'conv9'.*conv3.*register_operator"):
+    with pytest.raises(InputError, match=r"unknown operator 'conv9'.*conv3.*register_operator"):
         build_operator("conv9", 8)
 
 
