@@ -1,0 +1,80 @@
+"""A trained network from the folder of its run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
+from vireo.engine.finished import class_name, final_weights, read_classes, read_config
+from vireo.engine.logs import write_json
+from vireo.errors import InputError
+
+from .build import Architecture, build_network
+from .micro_genotype import genotype_from_dict
+from .published import GENOTYPE_FILE
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a run of ``if-nas-train`` holds.
+
+    Attributes:
+        network: in evaluation mode, on the CPU.
+        architecture: its genotype.
+        config: the run's configuration.
+        classes: class names by label.
+    """
+
+    network: nn.Module
+    architecture: Architecture
+    config: DictConfig
+    classes: tuple[str, ...]
+
+
+def write_architecture(folder: Path, architecture: Architecture, width: int, cost: Mapping[str, int]) -> None:
+    """Write ``genotype.json`` of a run: the architecture, the width that was taken, and what the network costs."""
+    write_json(folder / GENOTYPE_FILE, {**architecture.to_dict(), "width": width, "cost": cost})
+
+
+def load_run(folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> LoadedRun:
+    """Build the network of a run and load its final weights, or others.
+
+    Args:
+        folder: written by ``if-nas-train``.
+        weights: another ``.safetensors`` or torch file of the same network, such as ``checkpoints/best.pt``.
+
+    Raises:
+        InputError: no such run, no weights in it, or weights that cannot be read, are refused or do not fit.
+    """
+    config = read_config(folder, "if-nas-train", ("model", "data", "genotype"))
+    classes = read_classes(folder, "if-nas-train", class_name)
+    architecture, width = read_architecture(Path(folder))
+    path = final_weights(folder) if weights is None else Path(weights)
+    network = build_network(config.model, architecture, len(classes), width)
+    fit_state_dict(network, state_dict_in(read(path), str(path)), str(path))
+    return LoadedRun(network.eval(), architecture, config, classes)
+
+
+def read_architecture(folder: Path) -> tuple[Architecture, int]:
+    """Genotype and width of a run's network.
+
+    Raises:
+        InputError: ``genotype.json`` is missing or damaged.
+    """
+    path, remedy = folder / GENOTYPE_FILE, "restore the file; if-nas-train writes it"
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("cannot be read", str(path), remedy) from error
+    width = content.get("width") if isinstance(content, Mapping) else None
+    if type(width) is not int or width < 1:
+        raise InputError("names no width", str(path), remedy)
+    return genotype_from_dict(content, str(path)), width
