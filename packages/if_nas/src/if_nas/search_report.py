@@ -1,0 +1,74 @@
+"""The HTML page of a search: edge weights by distance over time, depth and cost of what was found, its drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vireo import report
+from vireo.report import plot_lines
+
+from .genotype import Genotype
+from .micro_genotype import read_any_genotype
+from .published import GENOTYPE_FILE
+
+Record = Mapping[str, Any]
+Lines = dict[str, tuple[list[float], list[float]]]
+
+
+def write_search_report(folder: Path, paper_metrics: Mapping[str, float] | None = None) -> Path:
+    """``report.html`` of a search from the files in its folder, and ``network.svg`` of its architecture."""
+    architecture = read_any_genotype(folder / GENOTYPE_FILE)
+    if isinstance(architecture, Genotype):  # of stages, which can be drawn
+        from .drawing import write_drawing
+
+        (folder / "gallery").mkdir(exist_ok=True)
+        for path in (folder / "network.svg", folder / "gallery" / "network.png"):
+            write_drawing(path, architecture)
+    pictures = {"The architecture: connections that cross are highlighted": "network.png"}
+    return report.write_run_report(
+        folder, "IF-NAS: search", pictures, paper_metrics=paper_metrics, own_curves=search_curves
+    )
+
+
+def search_curves(records: Sequence[Record]) -> dict[str, bytes]:
+    """Over the epochs of a log: edge weights by distance, short-edge preference, depth, multiply-adds, accuracy."""
+    panels: dict[str, tuple[Lines, str]] = {
+        "Mean edge weight by distance": (lines(records, _distances), "weight"),
+        "Weight at distance 1 minus that of the others": (lines(records, _only("preference")), "difference"),
+        "Longest path of the architecture": (lines(records, _only("depth")), "edges"),
+        "Multiply-adds of the architecture": (lines(records, _macs), "millions"),
+        "Accuracy of the super-network": (lines(records, _only("top1")), "top-1, %"),
+    }
+    return {title: plot_lines(found, "epoch", unit) for title, (found, unit) in panels.items() if found}
+
+
+def lines(records: Sequence[Record], values: Callable[[Mapping[str, Any]], Mapping[str, float | None]]) -> Lines:
+    """Named lines over epochs, which count from 1.
+
+    Args:
+        records: of a log.
+        values: from the metrics of an epoch to the value of each line; None for no point.
+    """
+    found: Lines = {}
+    for record in records:
+        if record.get("kind") == "eval":
+            for name, value in values(record["metrics"]).items():
+                if value is not None:
+                    x, y = found.setdefault(name, ([], []))
+                    x.append(record["epoch"] + 1)
+                    y.append(value)
+    return found
+
+
+def _distances(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {f"distance {distance}": weight for distance, weight in metrics["edge_weight"].items()}
+
+
+def _macs(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {"macs": metrics["cost"]["macs"] / 1e6}
+
+
+def _only(name: str) -> Callable[[Mapping[str, Any]], dict[str, float | None]]:
+    return lambda metrics: {name: metrics.get(name)}
