@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,9 +47,9 @@ def count_cost(
     Args:
         model: in any mode, which it keeps. Parameters under ``auxiliary_head`` are those of the auxiliary head.
         image_size: side, or height and width, in pixels.
-        convention: ``"macs"``: convolutions and linear layers, no biases. ``"official"``: the authors' counter, 2 to 6 %
-            more, adds biases of convolutions, twice the input of a batch norm, the output of a ReLU and the input of a
-            pooling, as far as they are modules.
+        convention: ``"macs"``: convolutions and linear layers, no biases. ``"official"``: the authors' counter adds
+            biases of convolutions, twice the input of a batch norm, the output of a ReLU and the input of a pooling, as
+            far as they are modules: 2 to 6 % more.
         **inputs: further arguments of ``forward``, such as the ``active`` nodes of a super-network.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -108,16 +109,15 @@ def largest_width(build: Callable[[int], nn.Module], max_macs: float, image_size
         with torch.device("meta"):
             return count_cost(build(width), image_size).macs
 
-    smallest = macs(2)
-    if smallest > max_macs:
-        what = f"no width fits: {smallest:,} multiply-adds at width 2, the budget is {max_macs:,.0f}"
-        raise InputError(what, "max_macs", "raise the budget, or take a smaller genotype or image")
-    fits, too_wide = 2, 4
-    while too_wide <= MAX_WIDTH and macs(too_wide) <= max_macs:
-        fits, too_wide = too_wide, 2 * too_wide
+    fits, too_wide, width = 0, MAX_WIDTH + 2, 64
     while too_wide - fits > 2:
-        middle = (fits + too_wide) // 4 * 2
-        fits, too_wide = (middle, too_wide) if macs(middle) <= max_macs else (fits, middle)
+        count = macs(width)
+        fits, too_wide = (width, too_wide) if count <= max_macs else (fits, width)
+        scaled = int(width * math.sqrt(max_macs / count)) // 2 * 2  # the cost grows almost with the square
+        width = min(max(scaled, fits + 2), too_wide - 2)
+    if not fits:
+        what = f"no width fits: {macs(2):,} multiply-adds at width 2, the budget is {max_macs:,.0f}"
+        raise InputError(what, "max_macs", "raise the budget, or take a smaller genotype or image")
     return fits
 
 

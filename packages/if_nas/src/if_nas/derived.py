@@ -79,8 +79,6 @@ class DerivedNetwork(nn.Module):
         InputError: another number of stages, an unknown operator or variant, a width below 1, a rate outside [0, 1).
     """
 
-    reductions = {"imagenet": (8, 16, 32), "cifar": (1, 2, 4)}
-
     def __init__(
         self,
         genotype: Genotype,
