@@ -30,9 +30,15 @@ def fill_arch(arch: ArchWeights, seed: int) -> None:
 def filled(space: LChainSpace, seed: int, width: int = 8, num_classes: int = 10, **options: Any) -> LChainSupernet:
     """A super-network with the parameters of the reference cases."""
     network = LChainSupernet(space, width, num_classes, **options)
-    supernet_from_official(network, fill_state_dict(supernet_to_official(network), seed))
+    supernet_from_official(network, official_state(network, seed))
     fill_arch(network.arch, seed)
     return network
+
+
+def official_state(network: LChainSupernet, seed: int) -> dict[str, Tensor]:
+    """A state dict of the authors' of this size, with the operators that their indexing leaves unused."""
+    complete = LChainSupernet(network.space, network.width, network.num_classes)
+    return fill_state_dict(supernet_to_official(complete), seed)
 
 
 def outputs(network: LChainSupernet, images: Tensor, active: Any) -> dict[str, Tensor]:

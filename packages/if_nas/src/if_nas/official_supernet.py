@@ -15,6 +15,7 @@ from torch import Tensor
 from vireo.engine.checkpoint import fit_state_dict, state_dict_in
 from vireo.errors import InputError
 
+from .plan import bank_size
 from .space import LChainSpace
 from .supernet import LChainSupernet
 
@@ -45,15 +46,17 @@ def supernet_from_official(
         where: names the checkpoint in errors.
 
     Returns:
-        The keys left out: those of the auxiliary head, whose output the authors drop.
+        The keys left out: those of the auxiliary head, whose output the authors drop, and with their indexing of
+        operators those of operators that no node uses.
 
     Raises:
         InputError: missing, unexpected or misshaped keys, all listed.
     """
     state = state_dict_in(checkpoint, where)
-    left_out = [key for key in state if key.startswith("auxiliary_head.")]
-    places = _places(network)
+    places = _places(network, network.legacy)
     theirs = {key for keys in places.values() for key in keys}
+    unused = {key for keys in _places(network, False).values() for key in keys} - theirs
+    left_out = [key for key in state if key in unused or key.startswith("auxiliary_head.")]
     strange = [key for key in state if key not in theirs and key not in left_out]
     missing = [key for key in theirs if key not in state]
     if strange or missing:
@@ -72,26 +75,27 @@ def supernet_to_official(network: LChainSupernet) -> dict[str, Tensor]:
     """The state dict in the authors' layout, without the architecture weights and without an auxiliary head."""
     own = network.state_dict()
     converted: dict[str, Tensor] = {}
-    for key, keys in _places(network).items():
+    for key, keys in _places(network, network.legacy).items():
         value = own[key]
         parts = [value.clone() for _ in keys] if value.dim() == 0 else value.chunk(len(keys))
         converted.update(zip(keys, parts))
     return converted
 
 
-def _places(network: LChainSupernet) -> dict[str, list[str]]:
+def _places(network: LChainSupernet, legacy: bool) -> dict[str, list[str]]:
     """Their keys that make up each of ours, in the order of edges."""
-    return {key: _official_keys(network.space, key) for key in network.state_dict() if not key.startswith("arch.")}
+    keys = [key for key in network.state_dict() if not key.startswith("arch.")]
+    return {key: _official_keys(network.space, key, legacy) for key in keys}
 
 
-def _official_keys(space: LChainSpace, key: str) -> list[str]:
+def _official_keys(space: LChainSpace, key: str, legacy: bool) -> list[str]:
     stage = re.match(r"stages\.(\d+)\.", key)
     before, rest = (f"stage{int(stage[1]) + 1}.", key[stage.end() :]) if stage else ("", key)
     if stage and (bank := re.match(r"banks\.([^.]+)\.", rest)):
         number, rest, ops = space.ops.index(bank[1]), rest[bank.end() :], len(space.ops)
         if stacked := re.fullmatch(r"(depthwise|pointwise|norm)\.(\d+)\.(\w+)", rest):
             layer = 4 * int(stacked[2]) + _LAYERS[stacked[1]]
-            edges = range(len(space.edges(int(stage[1]))))
+            edges = range(bank_size(space, int(stage[1]), legacy))
             return [f"{before}_ops.{ops * edge + number}.ops.{layer}.{stacked[3]}" for edge in edges]
         _, edge, rest = rest.split(".", 2)
         return [f"{before}_ops.{ops * int(edge) + number}.{rest}"]

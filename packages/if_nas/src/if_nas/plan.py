@@ -133,6 +133,11 @@ def subnet_plan(space: LChainSpace, genotype: Genotype, *, legacy: bool = False)
     return tuple(stages)
 
 
+def bank_size(space: LChainSpace, stage: int, legacy: bool) -> int:
+    """How many operators of a kind a stage has: one per edge, or fewer where nodes share them."""
+    return _first_edges(space, stage, legacy)[-1] + len(space.sources(stage, space.nodes[stage]))
+
+
 def _first_edges(space: LChainSpace, stage: int, legacy: bool) -> list[int]:
     """Of each node the number of its first edge."""
     counts = [len(space.sources(stage, node)) for node in range(1, space.nodes[stage] + 1)]

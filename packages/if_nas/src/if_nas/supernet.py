@@ -13,7 +13,7 @@ from .arch import ArchWeights
 from .candidates import build_bank
 from .genotype import Genotype
 from .losses import edge_penalty, op_penalty
-from .plan import Plan, StagePlan, phase_plan, subnet_plan, swapped_rows
+from .plan import Plan, StagePlan, bank_size, phase_plan, subnet_plan, swapped_rows
 from .schedule import ActiveNodes, every_node
 from .space import LChainSpace
 from .stem import Downsample, Head, ResidualEntry, build_stem
@@ -25,14 +25,15 @@ class SearchStage(nn.Module):
     Args:
         space: the search space.
         stage: number of the stage, from 0.
+        legacy: nodes share operators.
         in_channels, channels: before the stage and in it; the resolution is halved where they differ.
     """
 
-    def __init__(self, space: LChainSpace, stage: int, in_channels: int, channels: int) -> None:
+    def __init__(self, space: LChainSpace, stage: int, legacy: bool, in_channels: int, channels: int) -> None:
         super().__init__()
         same = in_channels == channels
         self.entry = ResidualEntry(channels) if same else Downsample(in_channels, channels)
-        edges = len(space.edges(stage))
+        edges = bank_size(space, stage, legacy)
         self.banks = nn.ModuleDict({name: build_bank(name, edges, channels) for name in space.ops})
 
     def forward(self, features: Tensor, plan: StagePlan, weights: tuple[Tensor, ...]) -> Tensor:
@@ -76,7 +77,8 @@ class LChainSupernet(nn.Module):
         width: C, channels of the first stage; each further stage has twice as many at half the resolution.
         num_classes: of the classifier.
         stem: ``imagenet`` (an eighth of the resolution) or ``cifar`` (full resolution).
-        legacy_op_indexing: nodes share operators as in the authors' code (section 8, item 2). Needs two operators.
+        legacy_op_indexing: nodes share operators as in the authors' code (section 8, item 2); those
+            that no node uses do not exist. Needs two operators.
         dense: evaluate all candidates always and multiply those out of turn by 0, as the authors' code: their batch
             statistics then follow the data.
         train_op_weights: False: only weights of edges are learned, as in the authors' script.
@@ -103,11 +105,13 @@ class LChainSupernet(nn.Module):
             what = f"the authors' indexing of operators with {len(space.ops)} operators"
             raise InputError(what, "legacy_op_indexing", "use it with two, skip and conv3")
         self.space, self.legacy, self.dense = space, legacy_op_indexing, dense
+        self.width, self.num_classes = width, num_classes
         self.nodes, self.length = space.nodes, space.length
         self.stem = build_stem(stem, width)
         channels = [width, *(width * 2**stage for stage in range(len(space.nodes)))]
         self.stages = nn.ModuleList(
-            SearchStage(space, stage, channels[stage], channels[stage + 1]) for stage in range(len(space.nodes))
+            SearchStage(space, stage, legacy_op_indexing, *channels[stage : stage + 2])
+            for stage in range(len(space.nodes))
         )
         self.head = Head(channels[-1], num_classes)
         self.arch = ArchWeights(space, train_op_weights)
