@@ -31,7 +31,7 @@ def find_architecture(reference: str) -> Architecture:
     """The architecture that ``genotype=...`` names: stages of an L-chain, or cells.
 
     Args:
-        reference: a published name, a JSON file, or the folder of a search or of a training.
+        reference: a published name, a JSON file, or the folder of a search.
 
     Raises:
         InputError: none of these, or a file that holds no genotype.

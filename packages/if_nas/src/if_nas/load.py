@@ -19,7 +19,8 @@ from vireo.errors import InputError
 
 from .build import Architecture, build_network
 from .micro_genotype import genotype_from_dict
-from .published import GENOTYPE_FILE
+
+NETWORK_FILE = "network.json"  # in the folder of a training
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class LoadedRun:
 
 
 def write_architecture(folder: Path, architecture: Architecture, width: int, cost: Mapping[str, int]) -> None:
-    """Write ``genotype.json`` of a run: the architecture, the width that was taken, and what the network costs."""
-    write_json(folder / GENOTYPE_FILE, {**architecture.to_dict(), "width": width, "cost": cost})
+    """Write ``network.json`` of a run: the architecture, the width that was taken, and what the network costs."""
+    write_json(folder / NETWORK_FILE, {**architecture.to_dict(), "width": width, "cost": cost})
 
 
 def load_run(folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> LoadedRun:
@@ -67,9 +68,9 @@ def read_architecture(folder: Path) -> tuple[Architecture, int]:
     """Genotype and width of a run's network.
 
     Raises:
-        InputError: ``genotype.json`` is missing or damaged.
+        InputError: ``network.json`` is missing or damaged.
     """
-    path, remedy = folder / GENOTYPE_FILE, "restore the file; if-nas-train writes it"
+    path, remedy = folder / NETWORK_FILE, "restore the file; if-nas-train writes it"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
