@@ -333,6 +333,69 @@ def test_nonfinite_gradient_is_noticed_too(tmp_path: Path) -> None:
     assert network.weight.item() == 1.0
 
 
+class Pair(nn.Module):
+    """Two numbers, each whose slopes are the image times 3 and 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Parameter(torch.ones(1)) for _ in range(2))
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"sum": (3 * self.one + 4 * self.other).sum() * images.mean()}
+
+
+def pair_run(folder: Path, network: Pair, schedules: Any = None, **settings: Any) -> tuple[Run, nn.Module]:
+    """A run with a parameter group for each of the two; the second is not clipped."""
+    run = Run(folder, accelerator="cpu", log_every=1, **settings)
+    run.launch()
+    groups = [{"params": [network.one]}, {"params": [network.other], "clip": False}]
+    return run, run.setup(network, torch.optim.SGD(groups, lr=0.1), schedules)[0]
+
+
+def test_group_that_is_not_clipped(tmp_path: Path) -> None:
+    network = Pair()
+    run, model = pair_run(tmp_path, network, grad_clip=1.5)
+    for _ in run.epochs():
+        for images, targets in run.batches(Given(1.0)):
+            run.step(model(images, targets))
+    assert network.one.item() == pytest.approx(1 - 0.1 * 1.5)
+    assert network.other.item() == pytest.approx(1 - 0.1 * 4)
+    assert entries(tmp_path, "train")[0]["monitors"]["grad_norm"] == pytest.approx(3)
+
+
+def test_group_that_is_not_clipped_is_checked_all_the_same(tmp_path: Path) -> None:
+    network = Pair()
+    run, model = pair_run(tmp_path, network, grad_clip=1.5)
+    network.other.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteLoss, match="the gradient"):  # noqa: PT012
+        for _ in run.epochs():
+            for images, targets in run.batches(Given(1.0)):
+                run.step(model(images, targets))
+    assert (network.one.item(), network.other.item()) == (1, 1)
+
+
+def test_schedule_for_each_parameter_group(tmp_path: Path) -> None:
+    network = Pair()
+    late = [lambda step: 0.5, lambda step: float(step >= 1)]
+    run, model = pair_run(tmp_path, network, late)
+    for _ in run.epochs():
+        for images, targets in run.batches(Given(1.0, 1.0, 1.0)):
+            run.step(model(images, targets))
+    assert network.one.item() == pytest.approx(1 - 0.05 * 3 * 3)
+    assert network.other.item() == pytest.approx(1 - 0.1 * 4 * 2)
+
+
+def test_another_number_of_schedules(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 schedules for 2 parameter groups"):
+        pair_run(tmp_path, Pair(), [lambda step: 1.0])
+
+
+def test_unclipped_group_of_sharded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vireo.engine.resumable.is_sharded", lambda fabric: True)
+    with pytest.raises(InputError, match=r"clipped as a whole.*strategy=ddp"):
+        pair_run(tmp_path, Pair())
+
+
 def test_nonfinite_steps_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = Line()
     run, model = start(tmp_path, network, nonfinite="skip")

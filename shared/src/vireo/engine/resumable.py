@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -81,7 +81,7 @@ class ResumableRun:
         self._saved_at: tuple[int, int] | None = None
         self._resumed_rng: dict[str, Any] | None = None
         self._ema: AveragedModel | None = None
-        self._schedule: Schedule = constant()
+        self._schedules: Sequence[Schedule] = ()  # one per parameter group
         self._window = Window()
         self._pace_from: tuple[int, float] | None = None  # batches done and time when this process began
         self._started = time.perf_counter()
@@ -174,7 +174,7 @@ class ResumableRun:
         seed_all(self.seed)
 
     def setup(
-        self, model: nn.Module, optimizer: Optimizer, schedule: Schedule | None = None
+        self, model: nn.Module, optimizer: Optimizer, schedule: Schedule | Sequence[Schedule] | None = None
     ) -> tuple[nn.Module, Optimizer]:
         """Place and wrap network and optimizer, and restore the newest intact checkpoint of the folder, if any.
 
@@ -183,14 +183,22 @@ class ResumableRun:
                 of its state dict (memory banks, say) that checkpoints have and ``best.pt`` and ``model.safetensors``
                 do not.
             optimizer: over the parameters of ``model``.
-            schedule: factor on each group's learning rate by global step (see ``vireo.engine.schedule``).
+            schedule: factor on each group's learning rate by global step (see ``vireo.engine.schedule``); a sequence
+                has one for each parameter group.
 
         Raises:
-            InputError: all checkpoints are damaged, or the newest is another network's.
+            InputError: all checkpoints are damaged, or the newest is another network's; another number of schedules
+                than parameter groups; a moving average, or groups that are not clipped, with sharded weights.
         """
         self._module = model
-        self._schedule = schedule or constant()
-        for group in optimizer.param_groups:
+        groups = optimizer.param_groups
+        self._schedules = schedule if isinstance(schedule, Sequence) else [schedule or constant()] * len(groups)
+        if len(self._schedules) != len(groups):
+            what = f"{len(self._schedules)} schedules for {len(groups)} parameter groups"
+            raise InputError(what, "Run.setup", "give one schedule, or one for each group")
+        if is_sharded(self.fabric) and not all(group.get("clip", True) for group in groups):
+            raise InputError("sharded weights are clipped as a whole", "strategy", "set strategy=ddp")
+        for group in groups:
             group.setdefault("initial_lr", group["lr"])
         if self.ema_decay is not None and is_sharded(self.fabric):
             raise InputError("no moving average of sharded weights", "ema_decay", "set ema_decay=null or strategy=ddp")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from vireo.engine import checkpoint, results
 from vireo.engine.logs import flatten, memory_mb, plain, write_json
@@ -70,7 +70,8 @@ class Run(ResumableRun):
         keep_last: how many checkpoints stay, beside the best.
         monitor: the metric of ``record`` that decides on ``best.pt``; ``mode`` is ``max`` or ``min``.
         ema_decay: average the weights; then evaluate ``evaluated_model``, which ``finish`` writes too.
-        grad_clip: greatest L2 norm of the gradient, None for no limit.
+        grad_clip: greatest L2 norm of the gradient, None for no limit. Parameter groups with ``"clip": False`` stay out
+            of the norm and are not scaled.
         accumulate: batches a step.
         nonfinite: ``raise``, or ``skip`` the update (at most 100 in a row) when a loss or the gradient is not finite.
         log_every: steps between lines of the log; its losses are means over these steps and all processes.
@@ -158,9 +159,8 @@ class Run(ResumableRun):
         self.fabric.backward(functools.reduce(torch.add, losses.values()) / self._group)
         if not self._completes_step:
             return
-        lr_factor = self._schedule(self.step_count)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr_factor
+        for group, schedule in zip(self.optimizer.param_groups, self._schedules):
+            group["lr"] = group["initial_lr"] * schedule(self.step_count)
         stop = self._update()
         self.step_count += 1
         self._batch += 1
@@ -174,15 +174,13 @@ class Run(ResumableRun):
 
     def _update(self) -> bool:
         """Clip, check and apply the gradient, with one device sync; whether some process was asked to stop."""
-        limit = math.inf if self.grad_clip is None else self.grad_clip
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
-        assert norm is not None  # as max_norm is given
-        self._window.add({}, {"grad_norm": norm})
+        norms = self._clip()
+        self._window.add({}, {"grad_norm": norms[0]})
         bad = self._guard.bad()
         if (
             self.fabric.strategy.precision.precision != "16-mixed"
         ):  # its gradient scaler skips what overflowed by itself
-            bad = torch.maximum(bad, 1.0 - norm.isfinite().float())
+            bad = torch.maximum(bad, 1.0 - norms.isfinite().all().float())
         flags = torch.stack([bad, bad.new_tensor(float(bool(self._stop)))])
         if self.world_size > 1:
             dist.all_reduce(flags, dist.ReduceOp.MAX)
@@ -199,6 +197,22 @@ class Run(ResumableRun):
                 self._ema.update_parameters(self._module)
         self.optimizer.zero_grad(set_to_none=True)
         return bool(stop)
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient; its norm before, and behind it that of groups that are not clipped, if there are any."""
+        limit = math.inf if self.grad_clip is None else self.grad_clip
+        if all(group.get("clip", True) for group in self.optimizer.param_groups):
+            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+            assert norm is not None  # as max_norm is given
+            return norm[None]
+        self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
+        clipped, free = (
+            [p for group in self.optimizer.param_groups if group.get("clip", True) is which for p in group["params"]]
+            for which in (True, False)
+        )
+        norm = nn.utils.clip_grad_norm_(clipped, limit)
+        others = nn.utils.get_total_norm([p.grad for p in free if p.grad is not None])
+        return torch.stack((norm, others.to(norm)))
 
     def _log_train(self) -> None:
         losses, monitors = self._window.means(self.world_size)
