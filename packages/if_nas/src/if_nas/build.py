@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ def network_cost(
         if model.auxiliary:
             network.train()(torch.zeros(2, 3, *image_size))
         return count_cost(network, image_size)
+
+
+def describe(architecture: Architecture, width: int, cost: Cost) -> dict[str, int]:
+    """Width, longest path (cells: of one of each kind), parameters and multiply-adds, as results list them."""
+    return {"width": width, "depth": architecture.depth, **asdict(cost)}
 
 
 def build_optimizer(network: nn.Module, optim: Any) -> SGD:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 @entry_point("if_nas.conf", "eval")
 def main(config: DictConfig) -> None:
     """Print accuracy and cost of a network on the evaluation data of its run or on other data; write a JSON."""
-    from dataclasses import asdict
-
     from vireo.engine import print_skipped, skipped_lines
     from vireo.engine.devices import evaluation_fabric
     from vireo.engine.finished import changed_data, require_classes
@@ -29,6 +27,7 @@ def main(config: DictConfig) -> None:
     from vireo.engine.rendezvous import leave_group
     from vireo.report import Table
 
+    from .build import describe
     from .cost import count_cost
     from .data import build_dataset, build_loader
     from .evaluation import evaluate
@@ -51,11 +50,12 @@ def main(config: DictConfig) -> None:
         return
     print_skipped(skipped)
     size = tuple(data.image_size)
-    cost = {**asdict(count_cost(network, size)), "official_macs": count_cost(network, size, "official").macs}
+    facts = describe(loaded.architecture, loaded.width, count_cost(network, size))
+    facts["official_macs"] = count_cost(network, size, "official").macs
     rows = [(name, f"{value:.2f} %") for name, value in accuracy.items()]
-    rows += [(name, f"{value:,}") for name, value in cost.items()]
+    rows += [(name, f"{value:,}") for name, value in facts.items()]
     Table(f"{config.run}: {len(val_set)} images", ("metric", "value"), rows).show()
-    write_json(out, {"run": str(config.run), "metrics": {**accuracy, "cost": cost}})
+    write_json(out, {"run": str(config.run), "metrics": {**accuracy, **facts}})
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
+from vireo.engine.checkpoint import load_weights, read
 from vireo.engine.finished import class_name, final_weights, read_classes, read_config
 from vireo.engine.logs import write_json
 from vireo.errors import InputError
 
 from .build import Architecture, build_network
+from .derived import DerivedNetwork
 from .micro_genotype import genotype_from_dict
+from .official import from_official
 
 NETWORK_FILE = "network.json"  # in the folder of a training
 
@@ -30,19 +32,21 @@ class LoadedRun:
     Attributes:
         network: in evaluation mode, on the CPU.
         architecture: its genotype.
+        width: C, its channels in the first stage.
         config: the run's configuration.
         classes: class names by label.
     """
 
     network: nn.Module
     architecture: Architecture
+    width: int
     config: DictConfig
     classes: tuple[str, ...]
 
 
-def write_architecture(folder: Path, architecture: Architecture, width: int, cost: Mapping[str, int]) -> None:
-    """Write ``network.json`` of a run: the architecture, the width that was taken, and what the network costs."""
-    write_json(folder / NETWORK_FILE, {**architecture.to_dict(), "width": width, "cost": cost})
+def write_architecture(folder: Path, architecture: Architecture, facts: Mapping[str, int]) -> None:
+    """Write ``network.json`` of a run: the architecture and what :func:`~if_nas.build.describe` says of the network."""
+    write_json(folder / NETWORK_FILE, {**architecture.to_dict(), **facts})
 
 
 def load_run(folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> LoadedRun:
@@ -50,7 +54,8 @@ def load_run(folder: str | os.PathLike[str], weights: str | os.PathLike[str] | N
 
     Args:
         folder: written by ``if-nas-train``.
-        weights: another ``.safetensors`` or torch file of the same network, such as ``checkpoints/best.pt``.
+        weights: another ``.safetensors`` or torch file of the same network, such as ``checkpoints/best.pt``, or a
+            checkpoint in the authors' layout.
 
     Raises:
         InputError: no such run, no weights in it, or weights that cannot be read, are refused or do not fit.
@@ -60,8 +65,11 @@ def load_run(folder: str | os.PathLike[str], weights: str | os.PathLike[str] | N
     architecture, width = read_architecture(Path(folder))
     path = final_weights(folder) if weights is None else Path(weights)
     network = build_network(config.model, architecture, len(classes), width)
-    fit_state_dict(network, state_dict_in(read(path), str(path)), str(path))
-    return LoadedRun(network.eval(), architecture, config, classes)
+    if isinstance(network, DerivedNetwork):
+        from_official(network, read(path), str(path))
+    else:
+        load_weights(network, path)
+    return LoadedRun(network.eval(), architecture, width, config, classes)
 
 
 def read_architecture(folder: Path) -> tuple[Architecture, int]:

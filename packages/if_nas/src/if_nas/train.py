@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 @entry_point("if_nas.conf", "train")
 def main(config: DictConfig) -> None:
     """One training run in ``output_dir``; started again, it goes on where it stopped."""
-    from dataclasses import asdict
-
     from vireo.backbones import global_batch_norm
     from vireo.engine import Run, plain, say_skipped, write_skipped
     from vireo.engine.finished import save_classes
@@ -29,6 +27,7 @@ def main(config: DictConfig) -> None:
         build_network,
         build_optimizer,
         check_settings,
+        describe,
         find_architecture,
         has_dead_nodes,
         network_cost,
@@ -51,11 +50,12 @@ def main(config: DictConfig) -> None:
 
     num_classes, image_size = len(train_set.classes), tuple(config.data.image_size)
     width = network_width(config.model, architecture, num_classes, image_size)
-    cost = asdict(network_cost(config.model, architecture, num_classes, width, image_size))
+    cost = network_cost(config.model, architecture, num_classes, width, image_size)
+    facts = describe(architecture, width, cost)
     if run.is_main:
         save_classes(run.output_dir, train_set.classes)
-        write_architecture(run.output_dir, architecture, width, cost)
-        print(f"{config.genotype}: width {width}, {cost['params']:,} parameters, {cost['macs']:,} multiply-adds")
+        write_architecture(run.output_dir, architecture, facts)
+        print(f"{config.genotype}: width {width}, {cost.params:,} parameters, {cost.macs:,} multiply-adds")
     say_skipped(run, train_set, val_set)
 
     network = build_network(config.model, architecture, num_classes, width)
@@ -74,7 +74,7 @@ def main(config: DictConfig) -> None:
             losses = training_losses(model(images), targets["label"], config.label_smoothing, config.auxiliary_weight)
             run.step(losses, image_ids=targets["index"])
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-            run.record({**evaluate(run.evaluated_model, val_loader), "cost": cost})
+            run.record({**evaluate(run.evaluated_model, val_loader), **facts})
 
     write_skipped(run, train_set, val_set, loader, val_loader)
     run.finish(report=lambda folder: write_run_report(folder, plain(config.paper_metrics)))
