@@ -1,11 +1,46 @@
-"""How well one ranking of sub-networks predicts another."""
+"""How a super-network ranks sub-networks (section 10): their accuracy in it, and how well two rankings agree."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vireo.errors import InputError
+
+from .genotype import Genotype
+from .space import LChainSpace
+
+
+def draw_subnets(space: LChainSpace, count: int, seed: int) -> list[Genotype]:
+    """Sub-networks with one input a node. The n-th depends on ``seed`` and n alone."""
+    return [space.sample_subnet(np.random.default_rng((seed, number))) for number in range(count)]
+
+
+@torch.no_grad()
+def estimate_batch_norm(network: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Any]) -> None:
+    """Set the running statistics of batch norms to the mean of those of these batches; nothing else changes.
+
+    Args:
+        network: left in evaluation mode.
+        forward: of the network, on images; what it does not run keeps its statistics.
+        batches: of an evaluation loader, so that images are not augmented.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    network.train()
+    for number, (images, _) in enumerate(batches, 1):
+        for norm in norms:
+            norm.momentum = 1 / number  # the mean of what came so far
+        forward(images)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    network.eval()
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:

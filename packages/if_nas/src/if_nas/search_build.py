@@ -17,13 +17,13 @@ from .micro_genotype import MicroGenotype
 from .micro_network import MicroNetwork
 from .micro_space import MicroSpace
 from .micro_supernet import MicroSupernet
-from .optim import SearchSGD
+from .optim import SearchSGD, search_optimizer
 from .schedule import InterleavingFreeSchedule, RandomSubsetSchedule, Schedule
-from .search_network import SearchNetwork
 from .settings import Settings
 from .space import LChainSpace
 from .supernet import LChainSupernet
 
+Supernet = LChainSupernet | MicroSupernet
 SPACES = ("lchain", "darts")
 SCHEDULES = ("interleaving_free", "dnas", "random_subset")
 STAGES = 3  # of every super-network: widths C, 2C and 4C
@@ -43,7 +43,7 @@ def check_settings(config: Any) -> None:
     space = Settings(config.space, "space")
     model = Settings(config.model, "model")
     space.choice("name", SPACES)
-    _require_names(config.space.ops, "space.ops")
+    require_names(config.space.ops, "space.ops", "skip,conv3")
     if config.space.name == "darts":
         space.whole("nodes", 1)
         model.whole("cells", 3)
@@ -86,7 +86,7 @@ def check_settings(config: Any) -> None:
             raise InputError(what, f"derive.{name}", "use a number from 0 up to, not including, 1")
 
 
-def build_search_network(config: Any, num_classes: int) -> SearchNetwork:
+def build_search_network(config: Any, num_classes: int) -> Supernet:
     """The super-network of a search.
 
     Args:
@@ -122,7 +122,7 @@ def build_derived_network(genotype: Architecture, model: Any, num_classes: int) 
     return DerivedNetwork(genotype, model.width, num_classes, model.stem)
 
 
-def build_node_schedule(schedule: Any, network: SearchNetwork, seed: int) -> Schedule:
+def build_node_schedule(schedule: Any, network: Supernet, seed: int) -> Schedule:
     """Says which nodes are active, from a ``schedule`` configuration.
 
     Args:
@@ -146,26 +146,18 @@ def turn_number(turn: str | int, epoch: int, step: int) -> int:
     return epoch if turn == "epoch" else step // int(turn)
 
 
-def build_optimizer(network: SearchNetwork, config: Any) -> SearchSGD:
-    """One optimizer over two groups: the network's weights, and the architecture's, which are not clipped."""
+def build_optimizer(network: Supernet, config: Any) -> SearchSGD:
+    """One optimizer over the network's weights and the architecture's (section 3.6)."""
     weights, arch = config.optim, config.arch_optim
-    return SearchSGD(
-        [
-            {
-                "params": network.weight_parameters(),
-                "lr": weights.lr,
-                "momentum": weights.momentum,
-                "weight_decay": weights.weight_decay,
-            },
-            {
-                "params": network.architecture_parameters(),
-                "lr": arch.lr,
-                "momentum": arch.momentum,
-                "weight_decay": arch.weight_decay,
-                "clip": False,
-            },
-        ],
+    return search_optimizer(
+        network,
         lr=weights.lr,
+        momentum=weights.momentum,
+        weight_decay=weights.weight_decay,
+        arch_lr=arch.lr,
+        arch_momentum=arch.momentum,
+        arch_weight_decay=arch.weight_decay,
+        idle=arch.idle,
     )
 
 
@@ -182,7 +174,17 @@ def penalty_weights(discretization: Any, epoch: int) -> tuple[float, float]:
     return epochs * discretization.edge_weight, epochs * discretization.op_weight
 
 
-def _require_names(value: Any, where: str) -> None:
+def require_names(value: Any, where: str, example: str) -> None:
+    """Check that a value from the command line is a list of one or more texts.
+
+    Args:
+        value: of the key ``where``.
+        where: for the message.
+        example: what could stand in the brackets.
+
+    Raises:
+        InputError: it is none.
+    """
     fits = isinstance(value, Sequence) and not isinstance(value, str)
     if not fits or not value or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{value!r} is no list of names", where, "write [skip,conv3]")
+        raise InputError(f"{value!r} is no list of names", where, f"write [{example}]")

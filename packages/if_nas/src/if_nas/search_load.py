@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from vireo.engine.finished import load_finished
 
 from .schedule import Schedule
-from .search_build import build_node_schedule, build_search_network
-from .search_network import SearchNetwork
+from .search_build import Supernet, build_node_schedule, build_search_network
 
 SCRIPT = "if-nas-search"
 
@@ -27,7 +26,7 @@ class LoadedSearch:
         schedule: which nodes were active, by turns.
     """
 
-    network: SearchNetwork
+    network: Supernet
     config: DictConfig
     classes: tuple[str, ...]
     schedule: Schedule
