@@ -32,6 +32,18 @@ def derive_genotype(
     Raises:
         InputError: weights of other shapes or that are not finite, a threshold outside [0, 1), ``keep`` below 1.
     """
+    return prune_dead_nodes(keep_strong(space, edge_weights, op_weights, threshold, keep, op_threshold))
+
+
+def keep_strong(
+    space: LChainSpace,
+    edge_weights: np.ndarray,
+    op_weights: np.ndarray,
+    threshold: float = 0.1,
+    keep: int | None = None,
+    op_threshold: float | None = None,
+) -> Genotype:
+    """:func:`derive_genotype` with the dead nodes still there."""
     op_threshold = threshold if op_threshold is None else op_threshold
     _require_rule(threshold, keep, op_threshold)
     _require_weights(space, edge_weights, op_weights)
@@ -50,7 +62,7 @@ def derive_genotype(
             )
             row += 1
         stages.append(nodes)
-    return prune_dead_nodes(Genotype(tuple(stages)))
+    return Genotype(tuple(stages))
 
 
 def _above(weights: np.ndarray, threshold: float) -> list[int]:
