@@ -10,9 +10,10 @@ import torch
 from if_nas_golden import close, every, load, load_json
 from if_nas_supernets import SMALL, filled, outputs
 
+from if_nas.cost import count_cost
 from if_nas.official_supernet import supernet_from_official, supernet_to_official
 from if_nas.plan import phase_plan
-from if_nas.schedule import InterleavingFreeSchedule, every_node
+from if_nas.schedule import ActiveNodes, InterleavingFreeSchedule, every_node
 from if_nas.space import LChainSpace
 from if_nas.supernet import LChainSupernet
 from vireo.testing import tensor
@@ -94,13 +95,27 @@ def test_keys(name: str, space: LChainSpace, width: int, classes: int) -> None:
     assert not any(value.any() for value in supernet_to_official(network).values())
 
 
+def edges_run(space: LChainSpace, active: ActiveNodes) -> int:
+    """Edges that are evaluated in a phase."""
+    steps = [step for stage in phase_plan(space, active) for step in stage.steps]
+    return sum(call.span[1] for step in steps for call in step.calls)
+
+
 @pytest.mark.parametrize("length", [4, 6, 8])
 def test_cost(length: int) -> None:
     golden = load_json("supernet_flops")[f"L{length}"]
     space = LChainSpace(LARGE, length)
     with torch.device("meta"):
-        network = LChainSupernet(space, 16, 100)
-    assert space.num_edges == golden["edges"] == golden["conv_ops"]
-    assert sum(parameter.numel() for parameter in network.weight_parameters()) == golden["params_without_aux"]
-    assert network.arch.beta.numel() == golden["betas"]
-    assert int(network.arch.valid.sum()) == space.num_edges if network.arch.valid.device.type != "meta" else True
+        network, dense = (LChainSupernet(space, 16, 100, dense=dense) for dense in (False, True))
+    phases = [InterleavingFreeSchedule(length).active(turn, LARGE) for turn in range(length + 1)]
+    depthwise = [value for key, value in network.state_dict().items() if key.endswith("conv3.depthwise.0.weight")]
+    assert golden == {
+        "edges": space.num_edges,
+        "conv_ops": sum(len(value) // (16 * 2**stage) for stage, value in enumerate(depthwise)),
+        "params_without_aux": sum(parameter.numel() for parameter in network.weight_parameters()),
+        "macs_dense": count_cost(dense, 224, active=phases[0]).macs,
+        "macs_sampled_per_turn": [count_cost(network, 224, active=active).macs for active in phases],
+        "edges_executed_per_turn": [edges_run(space, active) for active in phases],
+        "betas": network.arch.beta.numel(),
+        "alphas": 2 * sum(len(space.edges(stage)) for stage in range(3)),
+    }
