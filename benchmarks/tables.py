@@ -88,6 +88,18 @@ def p2p_loc_speed() -> str:
 
 
 @table
+def if_nas() -> str:
+    """Claims of IF-NAS."""
+    return claims("if_nas_")
+
+
+@table
+def if_nas_speed() -> str:
+    """Ratios of search step and discretisation loss against their targets."""
+    return speed_of("speed_if_nas*.json")
+
+
+@table
 def g2sd() -> str:
     """Claims of G2SD."""
     return claims("g2sd_")

@@ -46,15 +46,18 @@ class Processes:
         self.commands.append((command[2], command[3:]))
         self.environment = env
         given = dict(setting.split("=", 1) for setting in command[3:])
-        folder = Path(given.get("output_dir") or given["run"])
+        target = given.get("out") or given.get("--output")  # a file, or the folder of a ranking
+        ranks = command[2] == "if_nas.rank"
+        result_file = Path(target or "") / "ranking.json" if ranks else Path(target or "metrics.json")
+        folder = Path(given.get("output_dir") or (result_file.parent if target else given["run"]))
         assert Path(stdout.name) == folder / "console.txt"
         stdout.write(f"{command[2]} with seed {given.get('seed')}\n")
         if folder.name in self.failing:
             return SimpleNamespace(returncode=2)
         metrics = self.metrics(folder.name)
-        result = {"metrics": metrics, "wall_s": 2.5, "steps": 7}
+        result = {"metrics": metrics, "wall_s": 2.5, "steps": 7, "depth": 9, "kendall_tau": 0.5}
         result["rounds"] = [{"round": t, "labels": metrics, "metrics": metrics, "train_s": 2.5} for t in range(3)]
-        Path(given.get("out") or folder / "metrics.json").write_text(json.dumps(result))
+        (result_file if target else folder / "metrics.json").write_text(json.dumps(result))
         return SimpleNamespace(returncode=0)
 
 
@@ -72,6 +75,7 @@ def some_metrics(folder: str) -> dict[str, Any]:
     features |= dict.fromkeys(("wFmeasure", "IoU", "maxEm", "meanEm", "Smeasure", "MAE"), value)
     features |= dict.fromkeys(("error", "AP@0.25", "AP@0.5", "AP@1", "AP@2"), value)
     found = {"AP": value, "box_AP": value, "box_AP50": value, **error, **features}
+    found |= {"preference": value, "edge_weight": dict.fromkeys("1234", value), "top1": value}
     return {**found, "pruning": 0.55, "overlap": blocks, "purity": blocks}
 
 
@@ -144,7 +148,8 @@ def test_settings_of_every_arm_are_those_of_the_package(
     for entry, settings in processes.commands:
         package, _, name = entry.partition(".")
         assert package == paper
-        check_overrides(settings, f"{package}.conf", name)
+        if not settings[0].startswith("--"):  # no settings of Hydra
+            check_overrides(settings, f"{package}.conf", name)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +175,15 @@ def test_settings_of_every_arm_are_those_of_the_package(
             ],
         ),
         ("p2p_loc", "bccd", ["true_boxes_0", "true_centres_0", "uniform_points_0"]),
+        (
+            "if_nas",
+            "generated",
+            [
+                *("dnas__every_node__0", "if__period_l___1_0"),
+                *(f"keep_{k}_{name}_0" for k in (1, 2) for name in ("dnas__every_node_", "if__period_l___1")),
+                *(f"random_{number}_0" for number in range(3)),
+            ],
+        ),
         ("dqnet", "scratch", ["dqnet_0", "resnet_0", "transformer_0"]),
         ("dqnet", "sod", ["dqnet_0", "start_0", "transformer_0", "transformer_and_resnet_0"]),
         (
@@ -203,7 +217,7 @@ def test_runs_have_their_folders_and_go_on_in_them(
     before = list(processes.commands)
     consoles = {path: path.read_text() for path in tmp_path.glob("runs/*/*/console.txt")}
     assert folders(tmp_path, data) == sorted(expected)
-    assert all("seed=0" in settings for entry, settings in before if not entry.endswith("eval"))
+    assert all("seed=0" in settings for entry, settings in before if not entry.endswith(("eval", "derive")))
     _, second = run(paper, data, "--seeds", "0", "--jobs", "1")
     assert processes.commands == [*before, *before]
     assert second["arms"] == first["arms"]
@@ -373,6 +387,36 @@ def test_rows_of_p2p_loc_are_its_rounds(run: Callable[..., tuple[int, dict[str, 
     commands = {Path(settings[-1].partition("=")[2]).name: settings for _, settings in processes.commands}
     assert "refine.score_thr=0" in commands["score_cut_0_4"]
     assert all("data.seed=4" in settings and "data.points.seed=4" in settings for settings in commands.values())
+
+
+def test_searches_of_if_nas_are_derived_trained_and_ranked(
+    run: Callable[..., tuple[int, dict[str, Any]]], processes: Processes, tmp_path: Path
+) -> None:
+    def sampled_is_better(folder: str) -> dict[str, Any]:
+        gain = 0.05 * folder.startswith("if")
+        return some_metrics(folder) | {"preference": 0.01 + gain, "top1": 90.0}
+
+    processes.metrics = sampled_is_better
+    status, result = run("if_nas", "cifar10_gpu", "--seeds", "4")
+    assert status == 0
+    rows = {arm["name"]: arm["metrics"] for arm in result["arms"]}
+    assert rows["IF, period L + 1"]["preference"] == [pytest.approx(0.06)]
+    assert rows["DNAS (every node)"]["tau"] == [0.5]
+    assert set(rows["random networks"]) == {"depth_1", "top1_1"}
+    checks = result["checks"]
+    assert checks["short-edge preference: IF above DNAS by 0.03"] is True
+    assert checks["Kendall tau: IF above DNAS"] is False  # both are alike
+    assert checks["accuracy with one input kept: IF not below random networks"] is True
+    entries = [entry for entry, _ in processes.commands]
+    commands = {Path(settings[-1].partition("=")[2]).name: settings for _, settings in processes.commands}
+    first = [settings for entry, settings in processes.commands if entry == "if_nas.search"]
+    assert len(first) == 6  # the first is asked for twice: others draw from its space
+    assert "schedule.period=${space.length}" in commands["if__period_l_4"]
+    alone = tmp_path / "runs" / "cifar10_gpu" / "subnets_4" / "subnets" / "11.json"
+    assert f"genotype={alone}" in commands["alone_11_4"]
+    assert {"model.max_macs=null", "model.width=16"} <= set(commands["alone_11_4"])
+    assert entries.count("if_nas.train") == 12 + 5 * 2 + 5
+    assert entries.count("if_nas.rank") == 1 + 5
 
 
 def test_students_start_and_learn_as_their_arms_say(
