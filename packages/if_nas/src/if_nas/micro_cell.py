@@ -170,7 +170,16 @@ class CellNetwork(nn.Module):
             self.stem1 = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
 
     def first_inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) to the two inputs of the first cell."""
+        """Images (B, 3, H, W) to the two inputs of the first cell.
+
+        Raises:
+            InputError: an image whose sides cannot be halved as often as the network does.
+        """
+        factor = 4 if self.variant == "cifar" else 32
+        height, width = images.shape[-2:]
+        if height % factor or width % factor:
+            remedy = f"use images whose sides are multiples of {factor} pixels"
+            raise InputError(f"an image of {height}x{width} pixels cannot be halved", "network of cells", remedy)
         if self.variant == "cifar":
             features = self.stem(images)
             return features, features

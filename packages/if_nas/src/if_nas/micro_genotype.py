@@ -126,13 +126,10 @@ class MicroGenotype:
         """
         if not is_micro(content):
             raise InputError("is no genotype of cells", where, 'write {"normal": [["sep_conv_3x3", 0], ...], ...}')
+        normal, reduce = (_nodes(content[name], f"{where}, {name}") for name in ("normal", "reduce"))
+        outputs = [_concat(content.get(f"{name}_concat"), f"{where}, {name}_concat") for name in ("normal", "reduce")]
         try:
-            return cls(
-                _nodes(content["normal"], f"{where}, normal"),
-                _concat(content.get("normal_concat"), f"{where}, normal_concat"),
-                _nodes(content["reduce"], f"{where}, reduce"),
-                _concat(content.get("reduce_concat"), f"{where}, reduce_concat"),
-            )
+            return cls(normal, outputs[0], reduce, outputs[1])
         except InputError as error:
             raise InputError(error.what, error.where.replace("genotype", where, 1), error.remedy) from None
 

@@ -6,7 +6,8 @@ softmax over the operators of an edge, weights shared by all cells of a kind) un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +63,21 @@ class SearchCell(nn.Module):
     def forward(self, before: Tensor, previous: Tensor, weights: EdgeOperatorWeights, active: Sequence[int]) -> Tensor:
         """The outputs of the two cells before to (B, nodes * channels, H, W); nodes in ``active`` read all sources."""
         outputs = {-1: self.preprocess0(before), 0: self.preprocess1(previous)}
-        for node in range(1, self.space.nodes + 1):
-            sources = self.space.sources(node) if node in active else (node - 1,)
-            rows = [self.rows[source, node] for source in sources]
-            terms = [self.edges[row](outputs[source], weights[row]) for source, row in zip(sources, rows)]
+        nodes = range(1, self.space.nodes + 1)
+        for node in nodes:
+            rows = [(source, self.rows[source, node]) for source in self._read(node, active)]
+            terms = [self.edges[row](outputs[source], weights[row]) for source, row in rows]
             outputs[node] = sum(terms[1:], terms[0])
-        return torch.cat([outputs[node] for node in range(1, self.space.nodes + 1)], 1)
+        return torch.cat([outputs[node] for node in nodes], 1)
+
+    def idle_parameters(self, active: Sequence[int]) -> Iterator[nn.Parameter]:
+        """Those of the edges that do not run when these nodes are active."""
+        for (source, node), row in self.rows.items():
+            if source not in self._read(node, active):
+                yield from self.edges[row].parameters()
+
+    def _read(self, node: int, active: Sequence[int]) -> tuple[int, ...]:
+        return self.space.sources(node) if node in active else (node - 1,)
 
 
 class MicroSupernet(CellNetwork):
@@ -133,7 +143,13 @@ class MicroSupernet(CellNetwork):
         for reduction, cell in zip(self.reductions, self.cells):
             before, previous = previous, cell(before, previous, *kinds[reduction])
         logits: Tensor = self.classifier(self.pool(previous).flatten(1))
-        return logits
+        if not torch.is_grad_enabled():
+            return logits
+        idle = []
+        for reduction, cell in zip(self.reductions, self.cells):
+            idle += cell.idle_parameters(reduce if reduction else normal)  # type: ignore[operator]
+        kept: Tensor = _ZeroGradients.apply(logits, *idle)
+        return kept
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """What the search learns about operators and edges."""
@@ -181,3 +197,20 @@ class MicroSupernet(CellNetwork):
             raise InputError(f"{keep!r} inputs of a node", "derive.keep", "leave it null: nodes of a cell keep two")
         normal, reduce = (alpha.float().softmax(1).cpu().numpy() for alpha in self.architecture_parameters())
         return self.space.derive(normal, reduce)
+
+
+class _ZeroGradients(torch.autograd.Function):
+    """The first input; the gradients of all others are zeros.
+
+    With them a search treats weights that are not used in a phase as it does in an L-chain, and distributed training
+    gets a gradient for each parameter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, *idle: Tensor) -> Tensor:
+        ctx.save_for_backward(*idle)
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients[0], *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
