@@ -21,6 +21,7 @@ COMPARISONS = {
     "dqnet": ("dqnet_metrics", "dqnet_rbq", "dqnet_step"),
     "fgc": ("fgc_losses", "fgc_latency"),
     "g2sd": ("g2sd_step",),
+    "if_nas": ("if_nas_step", "if_nas_loss"),
     "itpn": ("itpn_step",),
     "p2p_loc": ("p2p_loc_eval", "p2p_loc_memory", "p2p_loc_step", "p2p_loc_refine"),
     "ssd_det": ("coco_eval", "loader", "ssd_det_step"),
