@@ -16,10 +16,25 @@ from vireo.errors import InputError
 from .genotype import Genotype
 from .space import LChainSpace
 
+MOST_DRAWS = 100  # for each sub-network that is wanted
+
 
 def draw_subnets(space: LChainSpace, count: int, seed: int) -> list[Genotype]:
-    """Sub-networks with one input a node. The n-th depends on ``seed`` and n alone."""
-    return [space.sample_subnet(np.random.default_rng((seed, number))) for number in range(count)]
+    """Different sub-networks with one input a node; the first ones do not depend on ``count``.
+
+    Raises:
+        InputError: the space has hardly so many.
+    """
+    found: list[Genotype] = []
+    for number in range(MOST_DRAWS * count):
+        subnet = space.sample_subnet(np.random.default_rng((seed, number)))
+        if subnet not in found:
+            found.append(subnet)
+        if len(found) == count:
+            return found
+    raise InputError(
+        f"only {len(found)} different sub-networks", f"count={count}", "rank fewer, or search a larger space"
+    )
 
 
 @torch.no_grad()

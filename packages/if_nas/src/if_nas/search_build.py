@@ -13,7 +13,7 @@ from vireo.errors import InputError
 from .build import Architecture
 from .derived import DerivedNetwork
 from .learning_rates import epoch_schedule
-from .micro_genotype import MicroGenotype
+from .micro_genotype import CELL_INPUTS, MicroGenotype
 from .micro_network import MicroNetwork
 from .micro_space import MicroSpace
 from .micro_supernet import MicroSupernet
@@ -79,6 +79,9 @@ def check_settings(config: Any) -> None:
     penalties.number("op_weight")
     derive = Settings(config.derive, "derive")
     derive.whole("keep", 1, optional=True)
+    if config.space.name == "darts" and config.derive.keep not in (None, CELL_INPUTS):
+        what = f"{config.derive.keep} inputs of a node, but nodes of a cell keep {CELL_INPUTS}"
+        raise InputError(what, "derive.keep", "leave it out: derive.keep=null")
     for name, optional in (("threshold", False), ("op_threshold", True)):
         value = config.derive[name]
         if not (optional and value is None) and not (type(value) in (int, float) and 0 <= value < 1):

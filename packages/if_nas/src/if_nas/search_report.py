@@ -10,6 +10,7 @@ from vireo import report
 from vireo.report import plot_lines
 
 from .genotype import Genotype
+from .history import read_edge_weights
 from .micro_genotype import read_any_genotype
 from .published import GENOTYPE_FILE
 
@@ -25,8 +26,8 @@ def write_search_report(folder: Path, paper_metrics: Mapping[str, float] | None 
 
         (folder / "gallery").mkdir(exist_ok=True)
         for path in (folder / "network.svg", folder / "gallery" / "network.png"):
-            write_drawing(path, architecture)
-    pictures = {"The architecture: connections that cross are highlighted": "network.png"}
+            write_drawing(path, architecture, edge_weights=read_edge_weights(folder / GENOTYPE_FILE))
+    pictures = {"The architecture, its edges as wide as they weigh; those that cross are highlighted": "network.png"}
     return report.write_run_report(
         folder, "IF-NAS: search", pictures, paper_metrics=paper_metrics, own_curves=search_curves
     )
