@@ -118,8 +118,9 @@ def measure(runs: Runs, seed: int, arm: str) -> dict[str, dict[str, Any]]:
     row |= {f"distance_{d}": metrics["edge_weight"][str(d)] for d in DISTANCES}
     for kept in KEPT:
         name = f"keep_{kept}_{folder}"
-        row[f"depth_{kept}"] = derive(runs, name, [f"--run={runs.output / folder}", f"--keep={kept}"])["depth"]
-        row[f"top1_{kept}"] = train_derived(runs, name, seed)["metrics"]["top1"]
+        derive(runs, name, [f"--run={runs.output / folder}", f"--keep={kept}"])
+        trained = train_derived(runs, name, seed)["metrics"]
+        row |= {f"depth_{kept}": trained["depth"], f"top1_{kept}": trained["top1"]}
     if runs.claim.ranked:
         row["tau"] = rank(runs, folder, seed)
     return {arm: {**found, "metrics": row}}
@@ -130,9 +131,9 @@ def search(runs: Runs, seed: int, arm: str) -> dict[str, Any]:
     return runs.train("if_nas.search", folder_of(arm, seed), seed, [*ARMS[arm], *pictures(runs, seed)])
 
 
-def derive(runs: Runs, name: str, settings: Sequence[str]) -> dict[str, Any]:
-    """A genotype, in a folder of its own."""
-    return runs("if_nas.derive", name, [*settings, f"--output={runs.output / name / 'found.json'}"], "found.json")
+def derive(runs: Runs, name: str, settings: Sequence[str]) -> None:
+    """Write found.json, a genotype, to a folder of its own."""
+    runs("if_nas.derive", name, [*settings, f"--output={runs.output / name / 'found.json'}"], "found.json")
 
 
 def train_derived(runs: Runs, name: str, seed: int) -> dict[str, Any]:
@@ -154,14 +155,13 @@ def pictures(runs: Runs, seed: int) -> list[str]:
 
 def random_networks(runs: Runs, seed: int) -> dict[str, Any]:
     """Networks drawn from the space of the searches, trained: means over them."""
-    derived, trained = [], []
+    trained = []
     for number in range(runs.claim.networks):
         name = f"random_{number}_{seed}"
         space = runs.output / folder_of(IF, seed)
-        derived.append(derive(runs, name, [f"--run={space}", "--random=1", f"--seed={1000 * seed + number}"]))
+        derive(runs, name, [f"--run={space}", "--random=1", f"--seed={1000 * seed + number}"])
         trained.append(train_derived(runs, name, seed))
-    metrics = {f"depth_{KEPT[0]}": mean(network["depth"] for network in derived)}
-    metrics[f"top1_{KEPT[0]}"] = mean(run["metrics"]["top1"] for run in trained)
+    metrics = {f"{name}_{KEPT[0]}": mean(run["metrics"][name] for run in trained) for name in ("depth", "top1")}
     return {"metrics": metrics, "wall_s": sum(run["wall_s"] for run in trained), "steps": trained[0]["steps"]}
 
 
