@@ -54,7 +54,8 @@ def main(config: DictConfig) -> None:
     facts["official_macs"] = count_cost(network, size, "official").macs
     rows = [(name, f"{value:.2f} %") for name, value in accuracy.items()]
     rows += [(name, f"{value:,}") for name, value in facts.items()]
-    Table(f"{config.run}: {len(val_set)} images", ("metric", "value"), rows).show()
+    print(f"{config.run}: {len(val_set)} images")
+    Table("Accuracy and cost", ("metric", "value"), rows).show()
     write_json(out, {"run": str(config.run), "metrics": {**accuracy, **facts}})
 
 
