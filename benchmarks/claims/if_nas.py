@@ -118,8 +118,8 @@ def measure(runs: Runs, seed: int, arm: str) -> dict[str, dict[str, Any]]:
     row |= {f"distance_{d}": metrics["edge_weight"][str(d)] for d in DISTANCES}
     for kept in KEPT:
         name = f"keep_{kept}_{folder}"
-        derive(runs, name, [f"--run={runs.output / folder}", f"--keep={kept}"])
-        trained = train_derived(runs, name, seed)["metrics"]
+        genotype = derive(runs, name, [f"--run={runs.output / folder}", f"--keep={kept}"])
+        trained = train_found(runs, name, seed, genotype)["metrics"]
         row |= {f"depth_{kept}": trained["depth"], f"top1_{kept}": trained["top1"]}
     if runs.claim.ranked:
         row["tau"] = rank(runs, folder, seed)
@@ -131,15 +131,16 @@ def search(runs: Runs, seed: int, arm: str) -> dict[str, Any]:
     return runs.train("if_nas.search", folder_of(arm, seed), seed, [*ARMS[arm], *pictures(runs, seed)])
 
 
-def derive(runs: Runs, name: str, settings: Sequence[str]) -> None:
-    """Write found.json, a genotype, to a folder of its own."""
-    runs("if_nas.derive", name, [*settings, f"--output={runs.output / name / 'found.json'}"], "found.json")
+def derive(runs: Runs, name: str, settings: Sequence[str]) -> Path:
+    """Write a genotype to a folder of its own."""
+    file = runs.output / name / "found.json"
+    runs("if_nas.derive", name, [*settings, f"--output={file}"], file.name)
+    return file
 
 
-def train_derived(runs: Runs, name: str, seed: int) -> dict[str, Any]:
-    """``metrics.json`` of the network derived in the folder ``name``, at the width of the budget."""
-    settings = [f"genotype={runs.output / name / 'found.json'}", f"model.max_macs={runs.claim.max_macs}"]
-    return train(runs, name, seed, settings)
+def train_found(runs: Runs, name: str, seed: int, genotype: Path) -> dict[str, Any]:
+    """``metrics.json`` of a network that was found, trained at the width of the budget."""
+    return train(runs, name, seed, [f"genotype={genotype}", f"model.max_macs={runs.claim.max_macs}"])
 
 
 def train(runs: Runs, name: str, seed: int, settings: Sequence[str]) -> dict[str, Any]:
@@ -155,12 +156,11 @@ def pictures(runs: Runs, seed: int) -> list[str]:
 
 def random_networks(runs: Runs, seed: int) -> dict[str, Any]:
     """Networks drawn from the space of the searches, trained: means over them."""
-    trained = []
-    for number in range(runs.claim.networks):
-        name = f"random_{number}_{seed}"
-        space = runs.output / folder_of(IF, seed)
-        derive(runs, name, [f"--run={space}", "--random=1", f"--seed={1000 * seed + number}"])
-        trained.append(train_derived(runs, name, seed))
+    space, folder = runs.output / folder_of(IF, seed), runs.output / f"random_{seed}"
+    files = [folder / f"random_{seed}_{number:02d}.json" for number in range(runs.claim.networks)]
+    settings = [f"--run={space}", f"--random={len(files)}", f"--seed={seed}", f"--output={folder}"]
+    runs("if_nas.derive", folder.name, settings, files[0].name)
+    trained = [train_found(runs, f"random_{number}_{seed}", seed, file) for number, file in enumerate(files)]
     metrics = {f"{name}_{KEPT[0]}": mean(run["metrics"][name] for run in trained) for name in ("depth", "top1")}
     return {"metrics": metrics, "wall_s": sum(run["wall_s"] for run in trained), "steps": trained[0]["steps"]}
 

@@ -47,8 +47,11 @@ class Processes:
         self.environment = env
         given = dict(setting.split("=", 1) for setting in command[3:])
         target = given.get("out") or given.get("--output")  # a file, or the folder of a ranking
-        ranks = command[2] == "if_nas.rank"
-        result_file = Path(target or "") / "ranking.json" if ranks else Path(target or "metrics.json")
+        result_file = Path(target or "metrics.json")
+        if command[2] == "if_nas.rank":
+            result_file /= "ranking.json"
+        if "--random" in given:
+            result_file /= f"random_{given['--seed']}_00.json"
         folder = Path(given.get("output_dir") or (result_file.parent if target else given["run"]))
         assert Path(stdout.name) == folder / "console.txt"
         stdout.write(f"{command[2]} with seed {given.get('seed')}\n")
@@ -181,7 +184,7 @@ def test_settings_of_every_arm_are_those_of_the_package(
             [
                 *("dnas__every_node__0", "if__period_l___1_0"),
                 *(f"keep_{k}_{name}_0" for k in (1, 2) for name in ("dnas__every_node_", "if__period_l___1")),
-                *(f"random_{number}_0" for number in range(3)),
+                *("random_0", *(f"random_{number}_0" for number in range(3))),
             ],
         ),
         ("dqnet", "scratch", ["dqnet_0", "resnet_0", "transformer_0"]),

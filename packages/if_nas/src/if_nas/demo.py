@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def call(script: str, *given: str) -> int:
         return subprocess.run([sys.executable, "-m", f"if_nas.{script}", *given], env=environment).returncode
 
-    def train(name: str, seed: int) -> int:
+    def train(name: str, seed: int, genotype: str) -> int:
         folder = folder_of(arguments.output, name, seed)
-        given = [f"genotype={folder / 'derived.json'}", "model.width=null", f"model.max_macs={MAX_MACS}"]
+        given = [f"genotype={folder / genotype}", "model.width=null", f"model.max_macs={MAX_MACS}"]
         given += [f"seed={seed}", f"data.seed={seed}", *arguments.override, f"output_dir={folder / 'alone'}"]
         return call("train", "+experiment=demo", *given)
 
@@ -55,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps: list[Callable[[], int]] = [
             lambda: call("search", "+experiment=search_demo", *SEARCHES[name][1], *given),
             lambda: call("derive", f"--run={folder}", f"--keep={KEEP}", f"--output={folder / 'derived.json'}"),
-            lambda: train(name, seed),
+            lambda: train(name, seed, "derived.json"),
         ]
         return next((status for status in (step() for step in steps) if status), 0)
 
     def drawn(seed: int) -> int:
         space = folder_of(arguments.output, "if", seed)
         folder = folder_of(arguments.output, "random", seed)
-        given = [f"--run={space}", "--random=1", f"--seed={seed}", f"--output={folder / 'derived.json'}"]
-        return call("derive", *given) or train("random", seed)
+        given = [f"--run={space}", "--random=1", f"--seed={seed}", f"--output={folder}"]
+        return call("derive", *given) or train("random", seed, f"random_{seed}_00.json")
 
     print(f"== {len(SEARCHES)} searches, {len(arguments.seeds)} seeds: {jobs} at a time", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
