@@ -30,7 +30,7 @@ def test_table_has_a_line_for_each_way_to_a_network(tmp_path: Path, capsys: pyte
     assert table.rows[2][1:7] == ("",) * 6
     assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
     single = comparison(tmp_path, [1])
-    assert single.rows[1][1:] == ("0.120", *["0.500"] * 4, "120", "13", "8", "91")
+    assert single.rows[1][1:] == ("0.120", *["0.500"] * 4, "120", "13.0", "8.0", "91.0")
     table.show()
     assert "0.110" in capsys.readouterr().out
 

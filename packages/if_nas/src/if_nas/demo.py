@@ -26,6 +26,14 @@ RANDOM = "drawn at random"
 KEEP = 1  # inputs of a node
 MAX_MACS = 3_000_000  # of a network that is trained alone, for one picture
 DISTANCES = ("1", "2", "3", "4")
+COLUMNS = {  # heading to digits behind the point
+    "preference": 3,
+    **{f"weight at distance {distance}": 3 for distance in DISTANCES},
+    "search, s": 0,
+    "depth": 1,
+    "width": 1,
+    "% correct": 1,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,19 +98,11 @@ def comparison(output: Path, seeds: Sequence[int]) -> Table:
     """A line for each way to find a network: means and deviations over the seeds."""
     from vireo.report.html import Table
 
-    columns = [
-        "preference",
-        *(f"weight at distance {d}" for d in DISTANCES),
-        "search, s",
-        "depth",
-        "width",
-        "% correct",
-    ]
     rows = []
     for name, title in [*((name, title) for name, (title, _) in SEARCHES.items()), ("random", RANDOM)]:
         found = [_numbers(folder_of(output, name, seed)) for seed in seeds]
-        rows.append((title, *(_text([numbers[column] for numbers in found]) for column in range(len(columns)))))
-    return Table("Generated pictures, 16x16, three stages of six nodes", ("network", *columns), rows)
+        rows.append((title, *(_text(values, digits) for values, digits in zip(zip(*found), COLUMNS.values()))))
+    return Table("Generated pictures, 16x16, three stages of six nodes", ("network", *COLUMNS), rows)
 
 
 def _numbers(folder: Path) -> list[float | None]:
@@ -116,11 +116,10 @@ def _numbers(folder: Path) -> list[float | None]:
     return [search["metrics"]["preference"], *weights, search["wall_s"], *trained]
 
 
-def _text(values: Sequence[Any]) -> str:
+def _text(values: Sequence[Any], digits: int) -> str:
     if values[0] is None:
         return ""
-    digits = 0 if all(float(value).is_integer() or value > 100 for value in values) else 1 if values[0] > 1 else 3
-    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{max(digits, 1)}f}" if len(values) > 1 else "")
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def write_figure(output: Path, seed: int) -> Path:
