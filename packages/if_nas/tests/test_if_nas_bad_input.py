@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import pickle
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from if_nas_runs import FOLDER, GENERATED, IMAGENET, call, chain, train, write_folders
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from if_nas.train import main
+from vireo.errors import InputError
 from vireo.testing.runs import copy_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning"),
 ]
+
+
+script = inspect.unwrap(main)  # what the console script does with a configuration
+
+
+@cache
+def composed(data: str) -> Any:
+    """The configuration of ``if-nas-train`` with another kind of data."""
+    with initialize_config_module("if_nas.conf", version_base="1.3"):
+        return compose("train", [f"data={data}"])
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +57,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["optim.lrr=1"], "nearest key is 'optim.lr'"),
-        (["data=cifar11"], "nearest is data=cifar10"),
         (["genotype=if_l9"], "if_l9: is no genotype. give a JSON file, the folder of a search, or a released name"),
         (["genotype=null"], "genotype: None is no text. give one, such as if_l8_keep1"),
         (["genotype=[a]"], "genotype: ['a'] is no text"),
@@ -63,14 +78,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["model.cells=3"], "model.cells: this genotype is of stages, not of cells"),
         (["model.cells=x"], "model.cells: 'x' is no whole number from 1"),
         (["genotype=darts_v2", "model.cells=2"], "cells"),
+        (["model.drop_path=0.1", "compile=true"], "compile: drop path changes at every epoch"),
         (["model.drop_path=1"], "drop_path 1 is no rate"),
         (["model.drop_path=-0.1"], "model.drop_path: -0.1 is no number from 0 to 1"),
         (["model.auxiliary=yes_please"], "model.auxiliary: 'yes_please' is neither true nor false"),
         (["model.auxiliary=true"], "auxiliary head: the map after stage 2 is 8x8, the head needs 16x16"),
-        (["model=null"], "model"),
         (["optim.lr=0"], "optim.lr: 0 is no number above 0"),
         (["optim.lr=fast"], "optim.lr: 'fast' is no number above 0"),
-        (["optim.lr=nan"], "optim.lr: nan is no number above 0"),
         (["optim.momentum=2"], "optim.momentum: 2 is no number from 0 to 1"),
         (["optim.weight_decay=-1"], "optim.weight_decay: -1 is no number from 0"),
         (["optim.schedule=step"], "optim.schedule: unknown value 'step'. use one of linear, cosine, linear_tail"),
@@ -100,10 +114,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["data.resident=maybe"], "data.resident: 'maybe' is neither true nor false"),
     ],
 )
-def test_configuration(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    """All of it is known before training."""
+    settings = [*GENERATED, chain(tmp_path), f"output_dir={tmp_path}/run", *arguments]
+    with pytest.raises(InputError, match=re.escape(words)):
+        script(OmegaConf.merge(composed("generated"), OmegaConf.from_dotlist(settings)))
+    assert "step 1" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["optim.lrr=1"], "nearest key is 'optim.lr'"),
+        (["data=cifar11"], "nearest is data=cifar10"),
+        (["model=null"], "model: None is no group of settings"),
+        (["optim.lr=nan"], "optim.lr: nan is no number above 0"),
+        (["epochs=-1"], "epochs: -1 is no whole number from 1"),
+        (["data.image_size=16"], "data.image_size: 16 is no list of 2 whole numbers from 1. write [32,32]"),
+    ],
+)
+def test_command_line(tmp_path: Path, arguments: list[str], words: str) -> None:
     outcome = call("train", *GENERATED, chain(tmp_path), f"output_dir={tmp_path}/run", *arguments)
     assert words in outcome.mistake()
-    assert "step 1" not in outcome.err  # it is known before training
 
 
 @pytest.mark.parametrize(
@@ -119,7 +151,7 @@ def test_configuration(tmp_path: Path, arguments: list[str], words: str) -> None
         (FOLDER, ["data.classes_file=[1]"], "data.classes_file: [1] is no text"),
         (FOLDER, ["data.root=ROOT", "data.classes_file=/none.txt"], "/none.txt: cannot be read"),
         (FOLDER, ["data.root=ROOT", "data.resident=false"], "data.resident: this data is always kept on the device"),
-        (IMAGENET, ["data.crop_size=0"], "0"),
+        (IMAGENET, ["data.crop_size=0"], "[0, 0] is no list of 2 whole numbers from 1"),
         (IMAGENET, ["data.color_jitter=[1]"], "data.color_jitter: [1] is no list of 4 numbers from 0"),
         (IMAGENET, ["data.color_jitter=0.4"], "data.color_jitter: 0.4 is no list of 4 numbers from 0"),
         (IMAGENET, ["data.root=ROOT", "data.batch_size=10"], "9 samples do not make one training batch of 10"),
@@ -127,9 +159,11 @@ def test_configuration(tmp_path: Path, arguments: list[str], words: str) -> None
 )
 def test_data(tmp_path: Path, data: list[str], arguments: list[str], words: str) -> None:
     root = write_folders(tmp_path / "data", {"train": 3, "val": 1})
+    group, *settings = sorted(data, key=lambda override: not override.startswith("data="))
     given = [argument.replace("ROOT", str(root)) for argument in arguments]
-    message = call("train", *data, chain(tmp_path), f"output_dir={tmp_path}/run", *given).mistake()
-    assert words in message
+    settings = [*settings, chain(tmp_path), f"output_dir={tmp_path}/run", *given]
+    with pytest.raises(InputError, match=re.escape(words)):
+        script(OmegaConf.merge(composed(group.partition("=")[2]), OmegaConf.from_dotlist(settings)))
 
 
 def test_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
@@ -159,12 +193,14 @@ def test_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
 def test_genotype_files(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "genotype.json"
     path.write_text(content)
-    for reference in (path, tmp_path):
-        message = call("train", *GENERATED, f"genotype={reference}", f"output_dir={tmp_path}/run").mistake()
-        assert words in message
+    message = call("train", *GENERATED, f"genotype={path}", f"output_dir={tmp_path}/run").mistake()
+    assert words in message
 
 
-def test_a_folder_without_a_genotype(tmp_path: Path) -> None:
+def test_folders_of_a_search(tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_text("{}")
+    message = call("train", *GENERATED, f"genotype={tmp_path}", f"output_dir={tmp_path}/run").mistake()
+    assert f"{tmp_path}/genotype.json: is no genotype" in message
     (tmp_path / "empty").mkdir()
     message = call("train", *GENERATED, f"genotype={tmp_path}/empty", f"output_dir={tmp_path}/run").mistake()
     assert f"{tmp_path}/empty/genotype.json: cannot be read" in message

@@ -91,7 +91,6 @@ def test_recipe_of_cifar10(name: str) -> None:
     [
         ("imagenet_l8", 56, 566.5, 1000),
         ("imagenet100", 32, None, 100),
-        ("cifar10", 36, None, 10),
         ("cifar10_darts", 36, None, 10),
     ],
 )

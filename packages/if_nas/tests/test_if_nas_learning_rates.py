@@ -35,7 +35,7 @@ def test_linear_ends_one_epoch_short_of_its_final_factor() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(InputError, match="optim.schedule: unknown schedule 'step'. use one of linear, cosine"):
+    with pytest.raises(InputError, match=r"optim.schedule: unknown schedule 'step'. use one of linear, cosine"):
         epoch_schedule("step", 10)
     with pytest.raises(InputError, match="linear_tail needs more than 5 epochs"):
         epoch_schedule("linear_tail", 5)

@@ -1,12 +1,11 @@
 """A training is the same run whether it is killed, decoded by workers, or spread over processes.
 
-The engine's and the loaders' own tests cover each mechanism; here they meet drop path, cutout, the auxiliary head and
-nodes that nothing reads.
+The engine's and the loaders' own tests cover each mechanism; here they meet drop path, cutout, and nodes that nothing
+reads.
 """
 
 from __future__ import annotations
 
-import random
 import re
 import signal
 from pathlib import Path
@@ -21,7 +20,7 @@ from vireo.testing.series import Task, series, torchrun
 
 PRELOAD = ["vireo.engine.run", *(f"if_nas.{name}" for name in ("build", "data", "evaluation", "load", "train_report"))]
 WITHOUT = ["if_nas.train_report.write_run_report"]
-VARIED = ["model.drop_path=0.3", "model.auxiliary=true", "data.image_size=[32,32]", "data.cutout=8", "model.width=2"]
+VARIED = ["model.drop_path=0.3", "data.cutout=4", "model.width=2", "optim.warmup_epochs=2"]
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -42,26 +41,24 @@ def require_same(whole: Path, other: Path) -> None:
     assert all(torch.equal(one[number], two[number]) for number in one)
 
 
-def test_killed_twice_or_stopped(tmp_path: Path) -> None:
-    """12 steps, 4 an epoch; checkpoints every 2 steps or only when stopped. Drop path goes on at its epoch's rate."""
+def test_killed_or_stopped(tmp_path: Path) -> None:
+    """8 steps, 4 an epoch; checkpoints every 2 steps or only when stopped. Drop path goes on at its epoch's rate."""
     whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
-    more = [*VARIED, "epochs=3", "run.checkpoint_every=2"]
-    first, second = sorted(random.Random(4).sample([3, 5, 7, 9, 11], 2))  # not right behind a checkpoint
+    more = [*VARIED, "run.checkpoint_every=2"]
     to_be_stopped = arguments(stopped, *more, "run.checkpoint_every=0")
     statuses, output = series(
         Task("if_nas.train", arguments(whole, *more)),
-        Task("if_nas.train", arguments(killed, *more), first),
-        Task("if_nas.train", arguments(killed, *more), second),
+        Task("if_nas.train", arguments(killed, *more), 5),
         Task("if_nas.train", arguments(killed, *more)),
         Task("if_nas.train", to_be_stopped, 6, signal.SIGTERM),
         Task("if_nas.train", to_be_stopped),
         preload=PRELOAD,
         without=WITHOUT,
     )
-    assert statuses == [0, -signal.SIGKILL, -signal.SIGKILL, 0, 0, 0], output
+    assert statuses == [0, -signal.SIGKILL, 0, 0, 0], output
     resumed = [int(step) for step in re.findall(r"resumed at epoch \d, step (\d+)\n", output)]
-    assert resumed == [first - 1, second - 1, 7]  # a stopped run ends its step, and saves
-    assert len(losses(whole)) == 12
+    assert resumed == [4, 7]  # a stopped run ends its step, and saves
+    assert len(losses(whole)) == 8
     require_same(whole, killed)
     require_same(whole, stopped)
 

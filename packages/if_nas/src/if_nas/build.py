@@ -74,6 +74,9 @@ def check_settings(config: Any) -> None:
     if (config.model.width is None) == (config.model.max_macs is None):
         what = "give exactly one of model.width and model.max_macs"
         raise InputError(what, "model", "with a budget, set model.width=null: the widest network within it is built")
+    if config.compile and config.model.drop_path:
+        what = "drop path changes at every epoch, and each change would compile the network anew"
+        raise InputError(what, "compile", "leave it out, or set model.drop_path=0")
     optim = Settings(config.optim, "optim")
     optim.number("lr", above=True)
     optim.number("momentum", 0, 1)

@@ -2,7 +2,7 @@
 
 if-nas-train                                                               # generated pictures, on a CPU in minutes
 if-nas-train genotype=outputs/if_nas_search                                # what a search has found
-if-nas-train +experiment=imagenet genotype=if_l8 data.root=/data/imagenet  # the paper's recipe
+if-nas-train +experiment=imagenet_l8 data.root=/data/imagenet              # the paper's recipe
 torchrun --nproc-per-node 4 -m if_nas.train +experiment=...                # several processes
 """
 

@@ -37,7 +37,7 @@ def write_run_report(folder: Path, paper_metrics: Mapping[str, float] | None = N
         result["metrics"],
         paper_metrics=paper_metrics,
         gallery=[("Network", pictures)] if pictures else [],
-        tables=[Table("Network", ("", ""), about), best_epochs(records)],
+        tables=[Table("Network", ("property", "value"), about), best_epochs(records)],
     )
 
 
