@@ -9,7 +9,7 @@ import pytest
 import torch
 from if_nas_runs import CHAIN, FOLDER, IMAGENET, call, train, write_cifar, write_folders
 
-from if_nas.build import CELLS, build_network, find_architecture
+from if_nas.build import CELLS, build_network, find_architecture, has_dead_nodes
 from if_nas.derived import DerivedNetwork
 from if_nas.genotype import write_genotype
 from if_nas.load import load_run
@@ -147,6 +147,13 @@ def test_what_names_an_architecture(tmp_path: Path) -> None:
     assert find_architecture("darts_v1") == MICRO_GENOTYPES["darts_v1"]
     write_genotype(tmp_path / "genotype.json", CHAIN, depth=6)
     assert find_architecture(str(tmp_path)) == find_architecture(str(tmp_path / "genotype.json")) == CHAIN
+
+
+def test_nodes_that_nothing_reads() -> None:
+    """Several processes must expect parameters without gradient then."""
+    names = ("if_l8", "if_l6_keep1", "if_l8_keep1", "taas_sample_l4_v2")
+    assert [has_dead_nodes(GENOTYPES[name]) for name in names] == [True, True, False, False]
+    assert not has_dead_nodes(MICRO_GENOTYPES["darts_v2"])
 
 
 def test_number_of_cells_follows_the_variant() -> None:
