@@ -151,7 +151,7 @@ def test_command_line(tmp_path: Path, arguments: list[str], words: str) -> None:
         (FOLDER, ["data.classes_file=[1]"], "data.classes_file: [1] is no text"),
         (FOLDER, ["data.root=ROOT", "data.classes_file=/none.txt"], "/none.txt: cannot be read"),
         (FOLDER, ["data.root=ROOT", "data.resident=false"], "data.resident: this data is always kept on the device"),
-        (IMAGENET, ["data.crop_size=0"], "[0, 0] is no list of 2 whole numbers from 1"),
+        (IMAGENET, ["data.crop_size=0"], "data.crop_size: 0 is no whole number from 1"),
         (IMAGENET, ["data.color_jitter=[1]"], "data.color_jitter: [1] is no list of 4 numbers from 0"),
         (IMAGENET, ["data.color_jitter=0.4"], "data.color_jitter: 0.4 is no list of 4 numbers from 0"),
         (IMAGENET, ["data.root=ROOT", "data.batch_size=10"], "9 samples do not make one training batch of 10"),

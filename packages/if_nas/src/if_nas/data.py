@@ -125,6 +125,8 @@ def _check(data: Any) -> None:
     settings = Settings(data, "data")
     settings.choice("format", FORMATS)
     settings.flag("resident")
+    if "crop_size" in data:  # of which image_size is made
+        settings.whole("crop_size", 1)
     settings.numbers("image_size", 2, low=1, whole=True)
     settings.numbers("mean", 3)
     settings.numbers("std", 3, low=1e-6)
@@ -154,7 +156,5 @@ def _check(data: Any) -> None:
         settings.whole("cutout", 2, optional=True)
     elif data.format != "folder" or "crop_size" not in data:
         raise InputError("this data is always kept on the device", "data.resident", "use data=imagenet for large files")
-    else:
-        settings.whole("crop_size", 1)
-        if data.color_jitter is not None:
-            settings.numbers("color_jitter", 4, low=0)
+    elif data.color_jitter is not None:
+        settings.numbers("color_jitter", 4, low=0)
