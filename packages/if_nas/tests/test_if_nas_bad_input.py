@@ -153,6 +153,7 @@ def test_command_line(tmp_path: Path, arguments: list[str], words: str) -> None:
         (FOLDER, ["data.root=ROOT", "data.resident=false"], "data.resident: this data is always kept on the device"),
         (IMAGENET, ["data.crop_size=0"], "data.crop_size: 0 is no whole number from 1"),
         (IMAGENET, ["data.color_jitter=[1]"], "data.color_jitter: [1] is no list of 4 numbers from 0"),
+        (IMAGENET, ["data.color_jitter=[0.4,0.4,0.4,0.7]"], "data.color_jitter: hue 0.7 is above 0.5"),
         (IMAGENET, ["data.color_jitter=0.4"], "data.color_jitter: 0.4 is no list of 4 numbers from 0"),
         (IMAGENET, ["data.root=ROOT", "data.batch_size=10"], "9 samples do not make one training batch of 10"),
     ],

@@ -158,3 +158,5 @@ def _check(data: Any) -> None:
         raise InputError("this data is always kept on the device", "data.resident", "use data=imagenet for large files")
     elif data.color_jitter is not None:
         settings.numbers("color_jitter", 4, low=0)
+        if data.color_jitter[3] > 0.5:
+            raise InputError(f"hue {data.color_jitter[3]} is above 0.5", "data.color_jitter", "use e.g. 0.2")
