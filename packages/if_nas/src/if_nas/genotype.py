@@ -151,13 +151,21 @@ def read_genotype(path: str | os.PathLike[str]) -> Genotype:
     Raises:
         InputError: no such file, not JSON, or no genotype.
     """
+    return Genotype.from_dict(read_content(path), str(path))
+
+
+def read_content(path: str | os.PathLike[str]) -> Any:
+    """What stands in a JSON file that should hold a genotype.
+
+    Raises:
+        InputError: no such file, or not JSON.
+    """
     try:
-        content = json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", str(path), "give a JSON file of a genotype") from error
     except ValueError as error:
         raise InputError(f"is not JSON ({error})", str(path), "give a file as if-nas-derive writes it") from error
-    return Genotype.from_dict(content, str(path))
 
 
 def write_genotype(path: str | os.PathLike[str], genotype: Genotype, **about: Any) -> None:

@@ -6,16 +6,14 @@ the previous one, 1 that of the previous cell, 2 and on are the intermediate nod
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vireo.errors import InputError
 
-from .genotype import Connection, Genotype
+from .genotype import Connection, Genotype, read_content
 
 MICRO_OPERATORS = (
     "none",
@@ -145,13 +143,7 @@ def read_any_genotype(path: str | os.PathLike[str]) -> Genotype | MicroGenotype:
     Raises:
         InputError: no such file, not JSON, or no genotype of either form.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", str(path), "give a JSON file of a genotype") from error
-    except ValueError as error:
-        raise InputError(f"is not JSON ({error})", str(path), "give a file as if-nas-derive writes it") from error
-    return genotype_from_dict(content, str(path))
+    return genotype_from_dict(read_content(path), str(path))
 
 
 def genotype_from_dict(content: Any, where: str = "genotype") -> Genotype | MicroGenotype:
