@@ -20,6 +20,7 @@ from if_nas.search_build import (
     check_settings,
     penalty_weights,
 )
+from if_nas.supernet import LChainSupernet
 
 FOLDER = Path(conf.__path__[0]) / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("search_*.yaml"))
@@ -86,6 +87,7 @@ def test_published_recipe(name: str) -> None:
     assert dict(config.paper_metrics) == {"depth": DEPTHS[length]}
     with torch.device("meta"):
         network = build_search_network(config, 100)
+    assert isinstance(network, LChainSupernet)
     assert len(network.arch.counts) == 56
     assert network.space.num_edges == EDGES[length]
     params = sum(parameter.numel() for parameter in network.weight_parameters())

@@ -47,7 +47,7 @@ def main(config: DictConfig) -> None:
 
     require_own(config, "genotype" in config, "if-nas-train")
     check_settings(config)
-    run = Run.of(config)
+    run = Run.of(config, find_unused_parameters=True)  # edges out of turn have no gradient
     run.launch()
     train_set, val_set = build_datasets(config.data)
     loader = build_loader(train_set, config.data, train=True, **run.place)
