@@ -230,7 +230,8 @@ def _random(arguments: argparse.Namespace) -> dict[str, Architecture]:
         if not isinstance(space, LChainSpace):
             raise InputError("its space is no L-chain", arguments.run, "draw from the space of another search")
     else:
-        given = {name: getattr(arguments, name) or default for name, default in _SPACE.items()}
+        named = {name: getattr(arguments, name) for name in _SPACE}
+        given = _SPACE | {name: value for name, value in named.items() if value is not None}
         space = LChainSpace(tuple(given["nodes"]), given["length"], tuple(given["ops"]))
     found: dict[str, Architecture] = {}
     for number in range(arguments.random):
