@@ -189,12 +189,15 @@ def train_subnet(runs: Runs, seed: int, number: int) -> None:
 
 
 def rank(runs: Runs, folder: str, seed: int) -> float:
-    """Kendall's tau between the ranking of the sub-networks by a super-network and by training them alone."""
+    """Kendall's tau between the ranking of the sub-networks by a super-network and by training them alone.
+
+    0 where all accuracies of one side are the same, which ranks nothing.
+    """
     subnets = ",".join(str(subnet(runs, seed, number)) for number in numbers(runs))
     alone = ",".join(str(runs.output / f"alone_{number}_{seed}") for number in numbers(runs))
     settings = [f"run={runs.output / folder}", *runs.root, f"seed={seed}", f"subnets=[{subnets}]"]
     settings += [f"standalone=[{alone}]", f"out={runs.output / f'ranking_{folder}'}"]
-    return float(runs("if_nas.rank", f"ranking_{folder}", settings, "ranking.json")["kendall_tau"])
+    return float(runs("if_nas.rank", f"ranking_{folder}", settings, "ranking.json")["kendall_tau"] or 0.0)
 
 
 def check(arms: Metrics, claim: SearchClaim) -> dict[str, bool]:

@@ -117,7 +117,7 @@ class MicroSupernet(CellNetwork):
         shapes = cell_shapes(cells, width, stem, space.nodes, space.nodes)
         super().__init__(width, stem)
         self.space, self.num_classes = space, num_classes
-        self.nodes = (space.nodes, space.nodes)
+        self.nodes: tuple[int, ...] = (space.nodes, space.nodes)
         self.length = max(1, space.nodes - 1)
         self.reductions = [shape.reduction for shape in shapes]
         self.cells = nn.ModuleList(SearchCell(space, shape) for shape in shapes)
