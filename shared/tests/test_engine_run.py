@@ -348,7 +348,7 @@ def pair_run(folder: Path, network: Pair, schedules: Any = None, **settings: Any
     """A run with a parameter group for each of the two; the second is not clipped."""
     run = Run(folder, accelerator="cpu", log_every=1, **settings)
     run.launch()
-    groups = [{"params": [network.one]}, {"params": [network.other], "clip": False}]
+    groups: list[dict[str, Any]] = [{"params": [network.one]}, {"params": [network.other], "clip": False}]
     return run, run.setup(network, torch.optim.SGD(groups, lr=0.1), schedules)[0]
 
 
