@@ -50,6 +50,7 @@ def test_the_usual_period_gives_each_node_a_phase_free_of_interleaving(supernet:
             assert alpha.grad is not None
             assert {edge for edge, row in zip(edges, alpha.grad) if row.any()} == wanted
         assert all(parameter.grad is not None for parameter in supernet.parameters())
+        assert not supernet.has_unused_parameters
         assert not has_interleaving(wanted)
         seen |= wanted
     assert seen == set(edges)

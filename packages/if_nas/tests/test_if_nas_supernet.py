@@ -50,6 +50,7 @@ def test_all_parameters_get_a_gradient_in_every_phase(active: Any) -> None:
     model = network()
     found = gradients(model, active)
     assert set(found) == {name for name, _ in model.named_parameters()}
+    assert not model.has_unused_parameters
     rows = model.arch.active_rows(active)
     assert bool((found["arch.beta"] != 0).any(1).eq(rows).all())
 
@@ -98,7 +99,10 @@ def test_any_operators_and_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     register_operator("conv1", lambda channels: nn.Conv2d(channels, channels, 1))
     space = LChainSpace((4, 3), 2, ("none", "skip", "avg_pool_3x3", "sconv3", "conv1"))
     model = network(space)
+    assert model.has_unused_parameters
     found = gradients(model, ((1, 4), (3,)))
+    assert len(found) < len(list(model.parameters()))
+    assert not network(space, dense=True).has_unused_parameters
     assert found["arch.alpha"][3].count_nonzero() == 2 * 4  # all but those of none
     assert model.derive(keep=1).num_nodes[0] <= 4
     assert model(images(), subnet=space.random(np.random.default_rng(0))).shape == (4, 10)

@@ -100,10 +100,13 @@ class MicroSupernet(CellNetwork):
         length: one less than the nodes of a cell, so that a schedule's usual period is that number, and one node is
             active at a time. With a smaller period active nodes are interleaved.
         alpha_normal, alpha_reduce: (edges, operators), before the softmax; shared by the cells of a kind.
+        has_unused_parameters: False, edges out of turn get gradients of zeros.
 
     Raises:
         InputError: fewer than 3 cells, a width below 2, an unknown stem.
     """
+
+    has_unused_parameters = False
 
     def __init__(
         self,

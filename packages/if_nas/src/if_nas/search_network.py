@@ -15,10 +15,15 @@ class SearchNetwork(Protocol):
     Attributes:
         nodes: of each stage, for ``schedule.active``.
         length: candidate inputs a node may have, for ``InterleavingFreeSchedule``.
+        has_unused_parameters: whether a phase may leave parameters without any gradient, not even zeros; distributed
+            training must then look for them.
     """
 
     nodes: tuple[int, ...]
     length: int
+
+    @property
+    def has_unused_parameters(self) -> bool: ...
 
     def __call__(self, images: Tensor, active: ActiveNodes | None = None) -> Tensor:
         """(B, 3, H, W) to logits (B, classes); ``active=None``: every node is active."""

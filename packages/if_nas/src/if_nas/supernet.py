@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vireo.errors import InputError
 
 from .arch import ArchWeights
-from .candidates import build_bank
+from .candidates import EdgeOperators, build_bank
 from .genotype import Genotype
 from .losses import edge_penalty, op_penalty
 from .plan import Plan, StagePlan, bank_size, phase_plan, subnet_plan, swapped_rows
@@ -170,6 +170,13 @@ class LChainSupernet(nn.Module):
     def weight_parameters(self) -> list[nn.Parameter]:
         """All parameters but the architecture's."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("arch.")]
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Whether edges out of turn leave parameters without a gradient, not even zeros: those of operators that are
+        not stacked (see :class:`~if_nas.candidates.EdgeOperators`)."""
+        unstacked = (module for module in self.stages.modules() if isinstance(module, EdgeOperators))
+        return not self.dense and any(parameter.requires_grad for bank in unstacked for parameter in bank.parameters())
 
     def penalties(self, active: ActiveNodes) -> tuple[Tensor, Tensor]:
         """R_edge and R_op of section 3.5, two scalars without weights."""
