@@ -67,6 +67,14 @@ class Settings:
         if not (isinstance(value, str) and value) and not (optional and value is None):
             raise InputError(f"{value!r} is no text", self.where(name), f"give one, such as {example}")
 
+    def mapping(self, name: str) -> None:
+        """Names with a finite number each, or none at all."""
+        value = self.config.get(name)
+        numbers = value.values() if isinstance(value, DictConfig) else [None]
+        if not all(type(number) in (int, float) and isfinite(number) for number in numbers):
+            what = f"{_shown(value)} is no list of numbers with names"
+            raise InputError(what, self.where(name), f"leave it out, or write {self.where(name)}.top1=74.1")
+
     def numbers(self, name: str, count: int | None = None, low: float = -inf, *, whole: bool = False) -> None:
         """A list of ``count`` numbers (None: one or more) of at least ``low``."""
         value = self.config.get(name)
