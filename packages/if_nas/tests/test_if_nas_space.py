@@ -67,9 +67,24 @@ def test_another_graph() -> None:
     assert space.log10_size() == pytest.approx(np.log10(27))  # three nodes before the last, 2 ** 2 - 1 each
 
 
+def test_the_longest_connection() -> None:
+    assert LChainSpace((18, 20), 8).longest == 8
+    assert LChainSpace((3, 5), 8).longest == 5
+    assert LChainSpace((4,), 2, candidates=({1: (0,), 2: (1,), 3: (2,), 4: (0, 3)},)).longest == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"nodes": "666"}, "nodes '666' are no whole numbers"),
+        ({"nodes": 6}, "nodes 6 are no whole numbers"),
+        ({"nodes": (6, True)}, "are no whole numbers"),
+        ({"nodes": (6.0,)}, "are no whole numbers"),
+        ({"length": "4"}, "length '4' is no whole number"),
+        ({"length": True}, "length True is no whole number"),
+        ({"ops": "skip"}, "operators 'skip' are no list of names"),
+        ({"ops": ("skip", 3)}, "are no list of names"),
+        ({"ops": None}, "are no list of names"),
         ({"nodes": ()}, "give each stage one node"),
         ({"nodes": (3, 0)}, "give each stage one node"),
         ({"length": 0}, "leaves nodes without input"),
@@ -79,6 +94,7 @@ def test_another_graph() -> None:
         ({"nodes": (2,), "candidates": ({1: (0,)},)}, "stage 1, node 2: is a dead end: it reads nothing"),
         ({"nodes": (2,), "candidates": ({1: (0,), 2: (0,)},)}, "stage 1, node 1: is a dead end: nobody reads it"),
         ({"nodes": (2,), "candidates": ({1: (0,), 2: (2,)},)}, "earlier nodes"),
+        ({"nodes": (2,), "candidates": ({1: (0,), 2: (0, "1")},)}, "earlier nodes"),
         ({"nodes": (2,), "candidates": ({1: (0,), 2: (1, 0)},)}, "ascending order"),
         ({"nodes": (2,), "length": 1, "candidates": ({1: (0,), 2: (0, 1)},)}, "at most length"),
     ],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from if_nas.genotype import Genotype
 from if_nas.operators import OPERATORS, register_operator
 from if_nas.optim import search_optimizer
-from if_nas.schedule import InterleavingFreeSchedule, every_node
+from if_nas.schedule import InterleavingFreeSchedule, every_node, has_interleaving
 from if_nas.space import LChainSpace
 from if_nas.supernet import LChainSupernet
 from vireo.errors import InputError
@@ -113,6 +113,22 @@ def test_candidates_of_another_graph() -> None:
     model = network(space)
     assert [len(weights) for weights in model.edge_weights()[0].values()] == [1, 2, 1, 3]
     assert gradients(model, ((4,),))["arch.beta"][3].all()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_schedule_of_another_graph_is_free_of_interleaving(dense: bool) -> None:
+    graph = {1: (0,), 2: (1,), 3: (2,), 4: (1, 3), 5: (4,), 6: (5,), 7: (6,), 8: (2, 5, 7)}
+    model = network(LChainSpace((8,), 3, candidates=(graph,)), dense=dense)
+    schedule = InterleavingFreeSchedule(model.length)
+    for turn in range(schedule.period):
+        active = schedule.active(turn, model.nodes)
+        alive = [
+            (source, node)
+            for node, sources in graph.items()
+            for source in (sources if node in active[0] else sources[-1:])
+        ]
+        assert not has_interleaving(alive), f"turn {turn}"
+    assert gradients(model, ((8,),))["arch.beta"][7].all()
 
 
 def test_fresh_weights_are_a_half() -> None:

@@ -14,7 +14,7 @@ class SearchNetwork(Protocol):
 
     Attributes:
         nodes: of each stage, for ``schedule.active``.
-        length: candidate inputs a node may have, for ``InterleavingFreeSchedule``.
+        length: the longest connection, for ``InterleavingFreeSchedule``.
         has_unused_parameters: whether a phase may leave parameters without any gradient, not even zeros; distributed
             training must then look for them.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
 
@@ -19,14 +19,17 @@ class LChainSpace:
 
     Attributes:
         nodes: of each stage.
-        length: L, the longest connection.
+        length: L, how many predecessors a node may read. With ``candidates`` it bounds the number of sources and
+            says nothing about how far they are; see :attr:`longest`.
         ops: the candidate operators of every edge.
         candidates: another graph: per stage, node to sources in ascending order. None: the L nearest predecessors.
-            ``length`` is then only the most sources a node may have.
+            A node out of turn keeps its last source; only if that is the direct predecessor, of all nodes, is a
+            schedule free of interleaving.
 
     Raises:
-        InputError: no stage, a stage without nodes, no operator or one that stands twice, a length below 1, or
-            ``candidates`` with a dead end: a node that reads nothing, or one before the last that nobody reads.
+        InputError: nodes or a length that are not whole numbers, operators that are not names, no stage, a stage
+            without nodes, no operator or one that stands twice, a length below 1, or ``candidates`` with a dead end:
+            a node that reads nothing, or one before the last that nobody reads.
     """
 
     nodes: tuple[int, ...] = (18, 20, 18)
@@ -36,6 +39,13 @@ class LChainSpace:
 
     def __post_init__(self) -> None:
         where = "search space"
+        if not isinstance(self.nodes, Sequence) or any(type(count) is not int for count in self.nodes):
+            raise InputError(f"nodes {self.nodes!r} are no whole numbers", where, "use for example (6, 6, 6)")
+        if type(self.length) is not int:
+            raise InputError(f"length {self.length!r} is no whole number", where, "use 1 or more, e.g. 4")
+        named = isinstance(self.ops, Sequence) and not isinstance(self.ops, str)
+        if not named or not all(isinstance(name, str) for name in self.ops):
+            raise InputError(f"operators {self.ops!r} are no list of names", where, "use for example ('skip', 'conv3')")
         if not self.nodes or min(self.nodes) < 1:
             raise InputError(f"{list(self.nodes)} nodes are no stages", where, "give each stage one node or more")
         if self.length < 1:
@@ -54,6 +64,11 @@ class LChainSpace:
     def edges(self, stage: int) -> list[Edge]:
         """All (source, node) of ``stage`` (from 0), by node and then source: the order of operators and weights."""
         return [(source, node) for node in range(1, self.nodes[stage] + 1) for source in self.sources(stage, node)]
+
+    @property
+    def longest(self) -> int:
+        """The longest connection: the largest distance between a node and what it may read."""
+        return max(node - source for stage in range(len(self.nodes)) for source, node in self.edges(stage))
 
     @property
     def num_edges(self) -> int:
@@ -130,7 +145,8 @@ class LChainSpace:
                 where, sources = f"search space, stage {number}, node {node}", list(stage.get(node, ()))
                 if not sources:
                     raise InputError("is a dead end: it reads nothing", where, "give it an earlier node, or 0")
-                if sources != sorted(set(sources)) or sources[0] < 0 or sources[-1] >= node:
+                whole = all(type(source) is int for source in sources)
+                if not whole or sources != sorted(set(sources)) or sources[0] < 0 or sources[-1] >= node:
                     remedy = "give earlier nodes, or 0, in ascending order"
                     raise InputError(f"cannot read {sources}", where, remedy)
                 if len(sources) > self.length:

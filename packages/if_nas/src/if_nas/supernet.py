@@ -85,6 +85,8 @@ class LChainSupernet(nn.Module):
 
     Attributes:
         arch: the architecture parameters.
+        nodes: of each stage, for a schedule.
+        length: the longest connection, for a schedule.
 
     Raises:
         InputError: unknown operator or stem, or ``legacy_op_indexing`` with other than two operators.
@@ -106,7 +108,7 @@ class LChainSupernet(nn.Module):
             raise InputError(what, "legacy_op_indexing", "use it with two, skip and conv3")
         self.space, self.legacy, self.dense = space, legacy_op_indexing, dense
         self.width, self.num_classes = width, num_classes
-        self.nodes, self.length = space.nodes, space.length
+        self.nodes, self.length = space.nodes, space.longest
         self.stem = build_stem(stem, width)
         channels = [width, *(width * 2**stage for stage in range(len(space.nodes)))]
         self.stages = nn.ModuleList(
@@ -159,7 +161,7 @@ class LChainSupernet(nn.Module):
             op_weights = torch.where(swapped[:, None, None], op_weights.flip(2), op_weights)
         weights = arch.edge_weights()[:, :, None] * op_weights
         if self.dense:
-            last = torch.arange(self.length, device=weights.device) == arch.counts[:, None] - 1
+            last = torch.arange(self.space.length, device=weights.device) == arch.counts[:, None] - 1
             weights = torch.where(arch.active_rows(active)[:, None, None], weights, last[:, :, None].to(weights))
         return weights * 2 / arch.counts[:, None, None]
 
