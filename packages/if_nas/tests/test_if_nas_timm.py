@@ -71,6 +71,23 @@ def test_fewer_maps() -> None:
     assert [tuple(m.shape) for m in network(torch.randn(1, 3, 64, 64))] == [(1, 12, 4, 4)]
 
 
+def test_maps_of_networks_with_nodes_that_nothing_reads(tmp_path: Path) -> None:
+    """Every parameter gets a gradient; weights of the whole network fit what is left of it."""
+    whole = create("ifnas_l8", width=4).eval()
+    file = tmp_path / "model.safetensors"
+    save_weights(whole.state_dict(), file)
+    for indices in ((0, 1, 2), (0,), (1,)):
+        weights: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
+        network = create("ifnas_l8", width=4, features_only=True, out_indices=indices, **weights).eval()
+        images = torch.randn(1, 3, 64, 64)
+        maps = network(images)
+        wanted = whole.stage_features(images)
+        for index, found in zip(indices, maps):
+            torch.testing.assert_close(found, wanted[index])
+        sum(found.sum() for found in maps).backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_no_weights_were_released() -> None:
     with pytest.raises(InputError, match=r"ifnas_l8: no weights were released\. set pretrained=False"):
         create("ifnas_l8", pretrained=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vireo.errors import InputError
 
 from .auxiliary import AuxiliaryHead, Variant
-from .genotype import Genotype, Stage
+from .genotype import Genotype, Stage, prune_dead_nodes
 from .operators import ReLUConvBN, Separable, build_operator
 
 
@@ -41,10 +41,17 @@ class DerivedStage(nn.Module):
 
     def __init__(self, nodes: Stage, in_channels: int | None, channels: int) -> None:
         super().__init__()
-        self.nodes = nodes
-        self.last_reader = {source: node for node, inputs in nodes.items() for _, source in inputs}
+        self.nodes, self.last_reader = nodes, _last_readers(nodes)
         self.entry = nn.Identity() if in_channels is None else StageEntry(in_channels, channels)
         self.ops = nn.ModuleList(build_operator(op, channels) for inputs in nodes.values() for op, _ in inputs)
+
+    def remove_dead_nodes(self) -> None:
+        """Remove the nodes that nothing reads, which get no gradient. Other operators' weights keep their names."""
+        (alive,) = prune_dead_nodes(Genotype((self.nodes,))).stages
+        for number, node in enumerate([node for node, inputs in self.nodes.items() for _ in inputs]):
+            if node not in alive:
+                delattr(self.ops, str(number))  # del self.ops[number] would number the rest anew
+        self.nodes, self.last_reader = alive, _last_readers(alive)
 
     def forward(self, features: Tensor, drop: float = 0.0) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, H', W'); ``drop`` is the rate of drop path, 0 to leave it out."""
@@ -129,6 +136,11 @@ class DerivedNetwork(nn.Module):
         if self.training and self.auxiliary_head is not None:
             return logits, self.auxiliary_head(middle)
         return logits
+
+
+def _last_readers(nodes: Stage) -> dict[int, int]:
+    """Of each node that is read, the last one that reads it."""
+    return {source: node for node, inputs in nodes.items() for _, source in inputs}
 
 
 def _projection(in_channels: int, channels: int) -> list[nn.Module]:

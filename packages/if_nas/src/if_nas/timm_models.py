@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
@@ -105,6 +106,8 @@ class TimmDerivedNetwork(DerivedNetwork):
         """timm's interface: remove what the maps ``indices`` do not need, so that every parameter gets a gradient."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
         self.stages = self.stages[: last + 1]
+        for stage in self.stages:
+            stage.remove_dead_nodes()
         if prune_head:
             self.final = nn.Sequential()
             self.reset_classifier(0)
@@ -136,11 +139,12 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     return cast(nn.Module, built)
 
 
-def _load(network: nn.Module, file: str) -> None:
+def _load(network: DerivedNetwork, file: str) -> None:
     """Load what the network has of a training's weights; a classifier only of as many classes."""
     state, own = state_dict_in(read(file), file), network.state_dict()
-    left_out = ("auxiliary_head.",) + (() if "final.1.weight" in own else ("final.", "classifier."))
-    state = {key: value for key, value in state.items() if not key.startswith(left_out)}
+    with torch.device("meta"):
+        pruned = DerivedNetwork(network.genotype, network.width, 1).state_dict().keys() - own.keys()
+    state = {key: value for key, value in state.items() if not key.startswith("auxiliary_head.") and key not in pruned}
     for key in [key for key in state if key.startswith("classifier.")]:
         if key not in own or state[key].shape != own[key].shape:
             del state[key]
