@@ -7,7 +7,7 @@ A step is forward in a phase of the schedule, cross entropy, backward, clipping 
 phases. The plain super-network is written as the authors' is structured: a module for every operator of every edge,
 all of them evaluated and multiplied by weights, 0 for what is out of turn, which are put together node by node in every
 forward pass, and an optimizer each for weights and architecture. Before that, loss and all gradients of the two must
-agree to 1e-5 in double precision.
+agree to 1e-5 in double precision, in three phases.
 
 On a GPU products are in TensorFloat-32 on both sides, and memory is in channels_last order where that is said.
 """
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -115,32 +116,43 @@ def step_of(network: LChainSupernet | PlainSupernet, images: Tensor, targets: Te
     return step
 
 
+def counterparts(ours: LChainSupernet, plain: PlainSupernet) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name and gradients of everything that is learned, of ours and of the plain network."""
+
+    def gradient(parameter: Tensor) -> Tensor:
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    for name, parameter in ours.named_parameters():
+        if ".banks." in name:
+            _, stage, _, op, kind, repeat, part = name.split(".")
+            layer = 4 * int(repeat) + {"depthwise": 1, "pointwise": 2, "norm": 3}[kind]
+            modules = list(cast("nn.ModuleList", plain.ops[int(stage)]))[SPACE.ops.index(op) :: len(SPACE.ops)]
+            expected = [gradient(getattr(cast("Any", module).ops[layer], part)) for module in modules]
+            yield name, gradient(parameter), torch.cat(expected)
+        elif name in ("arch.beta", "arch.alpha"):
+            for row, value in enumerate(getattr(plain, name.removeprefix("arch."))):
+                yield f"{name}, row {row}", gradient(parameter)[row][: len(value)], gradient(value)
+        else:
+            stage_entry = re.sub(r"stages\.(\d+)\.entry", r"entries.\1", name)
+            yield name, gradient(parameter), gradient(plain.get_parameter(stage_entry))
+
+
 def require_equal(ours: LChainSupernet, plain: PlainSupernet, tolerance: float = 1e-5) -> None:
-    """Losses and gradients of the two in one phase, in double precision."""
+    """Losses and all gradients of the two in the first, the middle and the last phase, in double precision."""
     ours, plain = copy.deepcopy(ours).double(), copy.deepcopy(plain).double()
     images, targets = torch.randn(4, 3, 64, 64, dtype=torch.double), torch.arange(4)
-    torch.set_default_dtype(torch.double)  # for the constants of the plain network
-    found = [F.cross_entropy(network(images, phases()[4]), targets) for network in (ours, plain)]
-    torch.set_default_dtype(torch.float)
-    torch.stack(found).sum().backward()
-    torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=0)
-    edges = {name: value.grad for name, value in ours.named_parameters() if ".banks." in name}
-    for name, gradient in edges.items():
-        assert gradient is not None
-        _, stage, _, op, kind, repeat, part = name.split(".")
-        layer = 4 * int(repeat) + {"depthwise": 1, "pointwise": 2, "norm": 3}[kind]
-        modules = list(cast("nn.ModuleList", plain.ops[int(stage)]))[SPACE.ops.index(op) :: len(SPACE.ops)]
-        expected = torch.cat([getattr(cast("Any", module).ops[layer], part).grad for module in modules])
-        assert (gradient - expected).norm() <= tolerance * expected.norm(), name
-    others = [
-        (x, y)
-        for part in ("stem", "head")
-        for x, y in zip(getattr(ours, part).parameters(), getattr(plain, part).parameters())
-    ]
-    rows = [(ours.arch.beta.grad[row], value.grad) for row, value in enumerate(plain.beta) if value.grad is not None]  # type: ignore[index]
-    for gradient, expected in [(x.grad, y.grad) for x, y in others] + rows:
-        # the bias between two normalisations has no gradient but rounding
-        assert (gradient - expected).norm() <= tolerance * expected.norm() + 1e-12
+    for phase in (0, 4, 8):
+        ours.zero_grad()
+        plain.zero_grad()
+        torch.set_default_dtype(torch.double)  # for the constants of the plain network
+        found = [F.cross_entropy(network(images, phases()[phase]), targets) for network in (ours, plain)]
+        torch.set_default_dtype(torch.float)
+        torch.stack(found).sum().backward()
+        torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=0)
+        for name, gradient, expected in counterparts(ours, plain):
+            # the bias between two normalisations has no gradient but rounding
+            close = (gradient - expected).norm() <= tolerance * expected.norm() + 1e-12
+            assert close, f"phase {phase}: gradients of {name} differ"
 
 
 def some_batch(batch: int, side: int) -> tuple[Tensor, Tensor]:
@@ -202,11 +214,11 @@ def measure_gpu(rounds: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write ``results/speed_if_nas_step.json``, with ``--gpu`` also ``..._gpu.json``."""
+    """Measure and write ``results/speed_if_nas_step.json``, with ``--gpu`` ``..._gpu.json`` in its place."""
     arguments = parse_speed(speed_parser(__doc__, batch=16, side=64, rounds=18), argv)
-    if arguments.gpu:
-        write_speed("if_nas_step", measure_gpu(18), gpu=True)
-    write_speed("if_nas_step", measure_cpu(arguments.batch, arguments.side, arguments.rounds))
+    rounds = arguments.rounds
+    content = measure_gpu(rounds) if arguments.gpu else measure_cpu(arguments.batch, arguments.side, rounds)
+    write_speed("if_nas_step", content, arguments.gpu)
     return 0
 
 
