@@ -49,6 +49,12 @@ def test_what_timm_asks_of_a_classifier() -> None:
         network.reset_classifier(3, "max")
     with pytest.raises(InputError, match="another pooling"):
         create("ifnas_l8", global_pool="max")
+    for option in ("drop_rate", "drop_path_rate", "norm_layer"):
+        with pytest.raises(InputError, match=f"ifnas_l8, {option}: the networks have no such option"):
+            create("ifnas_l8", **{option: 0.1})
+    network.set_grad_checkpointing(False)
+    with pytest.raises(InputError, match="gradient checkpointing is not supported"):
+        network.set_grad_checkpointing()
     with pytest.raises(InputError, match="three channels"):
         create("ifnas_l8", in_chans=1)
     with pytest.raises(InputError, match="NCHW"):

@@ -1,8 +1,9 @@
-"""The released networks as timm models: ``timm.create_model("ifnas_l8", num_classes=...)``.
+"""Released networks as timm models: ``import if_nas.timm_models; timm.create_model("ifnas_l8", num_classes=...)``.
 
-Importing this module registers them; vireo does so for every installed package. A name alone stands for the largest
-even width within 600 million multiply-adds at 224 pixels (section 6), ``..._c64`` for the 64 channels of the authors'
-script. With ``features_only=True`` they give maps at strides 8, 16 and 32. No weights were released:
+timm knows them once this module is imported, which :func:`vireo.backbones.load_registrations` does for the commands
+that take a timm name. A name alone stands for the largest even width within 600 million multiply-adds at 224 pixels
+(section 6), ``..._c64`` for the 64 channels of the authors' script. Options are ``width``, ``num_classes`` and
+``drop_path``. With ``features_only=True`` they give maps at strides 8, 16 and 32. No weights were released:
 ``pretrained=True`` needs ``pretrained_cfg_overlay={"file": ...}`` with weights of one's own.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from vireo.engine.checkpoint import fit_state_dict, read, state_dict_in
 from vireo.errors import InputError
 
-from .derived import DerivedNetwork
+from .derived import DerivedNetwork, DerivedStage
 from .published import GENOTYPES
 
 # name: architecture, width that fits 600 million multiply-adds; dnas_ is the search without interleaving-free phases
@@ -40,6 +41,8 @@ SIZES = {
     for suffix, width in (("", fitted), ("_c64", 64))
 }
 """Name of the timm model to released architecture and width."""
+_OPTIONS = {"width", "num_classes", "drop_path", "features_only", "out_indices"}
+_OF_TIMM = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "feature_cls", "output_stride"}  # it gives them
 
 
 class TimmDerivedNetwork(DerivedNetwork):
@@ -71,6 +74,15 @@ class TimmDerivedNetwork(DerivedNetwork):
             raise InputError("another pooling than the mean", "global_pool", "leave it out")
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """timm's interface: to compute maps anew in the backward pass is not supported.
+
+        Raises:
+            InputError: it is asked for.
+        """
+        if enable:
+            raise InputError("gradient checkpointing is not supported", "set_grad_checkpointing", "leave it out")
 
     def forward_intermediates(
         self,
@@ -107,7 +119,7 @@ class TimmDerivedNetwork(DerivedNetwork):
         taken, last = feature_take_indices(len(self.feature_info), indices)
         self.stages = self.stages[: last + 1]
         for stage in self.stages:
-            stage.remove_dead_nodes()
+            cast(DerivedStage, stage).remove_dead_nodes()
         if prune_head:
             self.final = nn.Sequential()
             self.reset_classifier(0)
@@ -120,6 +132,11 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         raise InputError("another pooling than the mean", f"{name}, global_pool", "leave it out")
     if kwargs.pop("in_chans", 3) != 3:
         raise InputError("images have three channels", f"{name}, in_chans", "leave it out")
+    if unknown_options := sorted(kwargs.keys() - _OPTIONS - _OF_TIMM):
+        what = "the networks have no such option"
+        raise InputError(
+            what, f"{name}, {unknown_options[0]}", f"leave it out; there are {', '.join(sorted(_OPTIONS))}"
+        )
     config = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     if pretrained and not config.file:
         remedy = 'set pretrained=False, or give weights of your own with pretrained_cfg_overlay={"file": ...}'
