@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from if_nas.micro_genotype import MICRO_GENOTYPES
 from vireo.testing import call_script
 
 
@@ -23,12 +25,19 @@ def test_names_and_spaces(tmp_path: Path) -> None:
     assert ">active<" in path.read_text()
 
 
+def test_files_of_cells_cannot_be_drawn(tmp_path: Path) -> None:
+    (tmp_path / "cells.json").write_text(json.dumps(MICRO_GENOTYPES["darts_v1"].to_dict()))
+    assert "its cells cannot be drawn" in call_script("if_nas.draw", tmp_path / "cells.json").mistake()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "one thing is drawn"),
         (["if_l8", "--nodes", 3], "one thing is drawn"),
         (["if_l9"], "if_l9: is no genotype"),
+        ([""], "an empty name: is no genotype"),
+        (["darts_v2"], "darts_v2: its cells cannot be drawn"),
         (["if_l8", "--weights"], "--weights: needs a search"),
         (["if_l8", "--epoch", 2], "--epoch: needs a search"),
         (["if_l8", "--period", 2], "--period: is that of a phase"),

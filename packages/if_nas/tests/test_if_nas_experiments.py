@@ -12,8 +12,9 @@ from if_nas_runs import call
 from omegaconf import DictConfig, OmegaConf
 
 from if_nas import conf
-from if_nas.build import check_settings, find_architecture, network_cost, network_width
+from if_nas.build import check_settings, network_cost, network_width
 from if_nas.learning_rates import epoch_schedule
+from if_nas.published import find_architecture
 
 FOLDER = Path(conf.__path__[0]) / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("search_"))

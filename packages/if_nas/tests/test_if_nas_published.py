@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from if_nas.genotype import write_genotype
-from if_nas.published import GENOTYPE_FILE, GENOTYPES, find_genotype
+from if_nas.published import GENOTYPE_FILE, GENOTYPES, find_architecture
 from vireo.errors import InputError
 
 # section 6: nodes of each stage and longest paths
@@ -36,18 +36,18 @@ def test_nodes_and_depths_are_those_of_the_paper() -> None:
 def test_names_files_and_folders(tmp_path: Path) -> None:
     wanted = GENOTYPES["if_l8"]
     write_genotype(tmp_path / GENOTYPE_FILE, wanted, note="mine")
-    assert find_genotype("if_l8") == wanted
-    assert find_genotype(tmp_path / GENOTYPE_FILE) == find_genotype(str(tmp_path)) == wanted
+    assert find_architecture("if_l8") == wanted
+    assert find_architecture(tmp_path / GENOTYPE_FILE) == find_architecture(str(tmp_path)) == wanted
 
 
 def test_what_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"if_l9: is no genotype.*if_l8"):
-        find_genotype("if_l9")
+        find_architecture("if_l9")
     with pytest.raises(InputError, match=r"found\.json: cannot be read"):
-        find_genotype(tmp_path / "found.json")
+        find_architecture(tmp_path / "found.json")
     with pytest.raises(InputError, match=r"genotype\.json: cannot be read"):
-        find_genotype(tmp_path)
+        find_architecture(tmp_path)
     for content, message in (("", "is not JSON"), ("{}", "no stage1"), ('{"stage1": {}}', "has no node")):
         (tmp_path / "found.json").write_text(content)
         with pytest.raises(InputError, match=message):
-            find_genotype(tmp_path / "found.json")
+            find_architecture(tmp_path / "found.json")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from if_nas_runs import CHAIN, FOLDER, IMAGENET, call, train, write_cifar, write_folders
 
-from if_nas.build import CELLS, build_network, find_architecture, has_dead_nodes
+from if_nas.build import CELLS, build_network, has_dead_nodes
 from if_nas.derived import DerivedNetwork
 from if_nas.genotype import write_genotype
 from if_nas.load import load_run
 from if_nas.micro_genotype import MICRO_GENOTYPES
 from if_nas.micro_network import MicroNetwork
 from if_nas.official import to_official
-from if_nas.published import GENOTYPES
+from if_nas.published import GENOTYPES, find_architecture
 from vireo.testing.runs import logged, losses, read
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")

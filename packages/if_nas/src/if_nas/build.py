@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,31 +17,13 @@ from .cost import Cost, count_cost, largest_width
 from .derived import DerivedNetwork
 from .genotype import Genotype, prune_dead_nodes
 from .learning_rates import SCHEDULES
-from .micro_genotype import MICRO_GENOTYPES, MicroGenotype, read_any_genotype
+from .micro_genotype import MicroGenotype
 from .micro_network import MicroNetwork
-from .published import GENOTYPE_FILE, find_genotype
 from .settings import Settings
 
 Architecture = Genotype | MicroGenotype
 VARIANTS = ("imagenet", "cifar")
 CELLS = {"cifar": 20, "imagenet": 14}  # of DARTS and its successors
-
-
-def find_architecture(reference: str) -> Architecture:
-    """The architecture that ``genotype=...`` names: stages of an L-chain, or cells.
-
-    Args:
-        reference: a published name, a JSON file, or the folder of a search.
-
-    Raises:
-        InputError: none of these, or a file that holds no genotype.
-    """
-    if reference in MICRO_GENOTYPES:
-        return MICRO_GENOTYPES[reference]
-    path = Path(reference)
-    if path.is_dir():
-        return read_any_genotype(path / GENOTYPE_FILE)
-    return read_any_genotype(path) if path.is_file() else find_genotype(reference)
 
 
 def has_dead_nodes(architecture: Architecture) -> bool:

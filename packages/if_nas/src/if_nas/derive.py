@@ -186,7 +186,7 @@ def _target_of(folder: str) -> dict[str, Any]:
 
 
 def _architectures(arguments: argparse.Namespace) -> dict[str, Architecture]:
-    from .build import find_architecture
+    from .published import find_architecture
 
     if arguments.random is not None:
         return _random(arguments)

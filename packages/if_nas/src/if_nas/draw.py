@@ -83,7 +83,8 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
 
 
 def _of_options(arguments: argparse.Namespace) -> tuple[Genotype, Schedule]:
-    from .published import find_genotype
+    from .genotype import Genotype
+    from .published import find_architecture
     from .schedule import InterleavingFreeSchedule
     from .space import LChainSpace
 
@@ -91,7 +92,10 @@ def _of_options(arguments: argparse.Namespace) -> tuple[Genotype, Schedule]:
     schedule = InterleavingFreeSchedule(length, arguments.period)
     if arguments.nodes is not None:
         return LChainSpace(tuple(arguments.nodes), length).full(), schedule
-    return find_genotype(arguments.architecture), schedule
+    architecture = find_architecture(arguments.architecture)
+    if not isinstance(architecture, Genotype):
+        raise InputError("its cells cannot be drawn", arguments.architecture, "give an architecture of stages")
+    return architecture, schedule
 
 
 def _of_run(arguments: argparse.Namespace) -> tuple[Genotype, Schedule]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from vireo.errors import InputError
 
-from .genotype import Genotype, read_genotype
+from .genotype import Genotype
+from .micro_genotype import MICRO_GENOTYPES, MicroGenotype, read_any_genotype
 
 GENOTYPE_FILE = "genotype.json"  # in the folder of a search
 
@@ -47,8 +48,8 @@ GENOTYPES: Mapping[str, Genotype] = _Published()
 """The released architectures by the authors' names."""
 
 
-def find_genotype(reference: str | Path) -> Genotype:
-    """The genotype that a command line names.
+def find_architecture(reference: str | Path) -> Genotype | MicroGenotype:
+    """The architecture that a command line names: stages of an L-chain, or cells.
 
     Args:
         reference: a released architecture, a JSON file, or the folder of a search.
@@ -58,11 +59,14 @@ def find_genotype(reference: str | Path) -> Genotype:
     """
     if isinstance(reference, str) and reference in GENOTYPES:
         return GENOTYPES[reference]
+    if isinstance(reference, str) and reference in MICRO_GENOTYPES:
+        return MICRO_GENOTYPES[reference]
     path = Path(reference)
-    if path.is_dir():
-        return read_genotype(path / GENOTYPE_FILE)
+    if reference and path.is_dir():
+        return read_any_genotype(path / GENOTYPE_FILE)
     if path.is_file() or path.suffix == ".json":
-        return read_genotype(path)
-    near = get_close_matches(str(reference), GENOTYPES, 3, 0.5) or list(GENOTYPES)[:4]
+        return read_any_genotype(path)
+    names = [*GENOTYPES, *MICRO_GENOTYPES]
+    near = get_close_matches(str(reference), names, 3, 0.5) or names[:4]
     remedy = f"give a JSON file, the folder of a search, or a released name such as {', '.join(near)}"
-    raise InputError("is no genotype", str(reference), remedy)
+    raise InputError("is no genotype", str(reference) or "an empty name", remedy)

@@ -28,7 +28,6 @@ def main(config: DictConfig) -> None:
         build_optimizer,
         check_settings,
         describe,
-        find_architecture,
         has_dead_nodes,
         network_cost,
         network_width,
@@ -38,6 +37,7 @@ def main(config: DictConfig) -> None:
     from .evaluation import evaluate
     from .learning_rates import epoch_schedule
     from .load import write_architecture
+    from .published import find_architecture
     from .train_report import write_run_report
 
     check_settings(config)
