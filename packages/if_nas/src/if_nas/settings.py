@@ -32,14 +32,29 @@ class Settings:
         return f"{self.group}.{name}" if self.group else name
 
     def number(
-        self, name: str, low: float = 0, high: float = inf, *, above: bool = False, optional: bool = False
+        self,
+        name: str,
+        low: float = 0,
+        high: float = inf,
+        *,
+        above: bool = False,
+        below: bool = False,
+        optional: bool = False,
     ) -> None:
-        """A number from ``low`` to ``high``; ``above``: greater than ``low``; ``optional``: or null."""
+        """A number from ``low`` to ``high``.
+
+        Args:
+            name: of the key.
+            low, high: its limits.
+            above, below: it must be greater than ``low``, less than ``high``.
+            optional: it may be null.
+        """
         value = self.config.get(name)
-        fits = type(value) in (int, float) and isfinite(value) and low <= value <= high and not (above and value == low)
+        fits = type(value) in (int, float) and isfinite(value) and low <= value <= high
+        fits = fits and not (above and value == low) and not (below and value == high)
         if not fits and not (optional and value is None):
             start = f"above {low:g}" if above else f"from {low:g}"
-            limits = start if high == inf else f"{start} to {high:g}"
+            limits = start if high == inf else f"{start} to {high:g}" + ", not included" * below
             raise InputError(f"{value!r} is no number {limits}", self.where(name), _remedy("one", optional))
 
     def whole(self, name: str, least: int = 0, *, optional: bool = False) -> None:
@@ -70,13 +85,15 @@ class Settings:
     def mapping(self, name: str) -> None:
         """Names with a finite number each, or none at all."""
         value = self.config.get(name)
-        numbers = value.values() if isinstance(value, DictConfig) else [None]
-        if not all(type(number) in (int, float) and isfinite(number) for number in numbers):
+        numbers = list(value.values()) if isinstance(value, DictConfig) else ["none"]
+        if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
             what = f"{_shown(value)} is no list of numbers with names"
             raise InputError(what, self.where(name), f"leave it out, or write {self.where(name)}.top1=74.1")
 
-    def numbers(self, name: str, count: int | None = None, low: float = -inf, *, whole: bool = False) -> None:
-        """A list of ``count`` numbers (None: one or more) of at least ``low``."""
+    def numbers(
+        self, name: str, count: int | None = None, low: float = -inf, *, whole: bool = False, example: int = 32
+    ) -> None:
+        """A list of ``count`` numbers (None: one or more) of at least ``low``, such as ``example``."""
         value = self.config.get(name)
         entries = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
         kinds = (int,) if whole else (int, float)
@@ -85,10 +102,8 @@ class Settings:
             size = "" if count is None else f"{count} "
             kind = "whole numbers" if whole else "numbers"
             limit = "" if low == -inf else f" from {low:g}"
-            example = ",".join(["32"] * (count or 3))
-            raise InputError(
-                f"{_shown(value)} is no list of {size}{kind}{limit}", self.where(name), f"write [{example}]"
-            )
+            remedy = f"write [{','.join([str(example)] * (count or 3))}]"
+            raise InputError(f"{_shown(value)} is no list of {size}{kind}{limit}", self.where(name), remedy)
 
 
 def _remedy(what: str, optional: bool) -> str:
