@@ -153,7 +153,7 @@ def test_nodes_that_nothing_reads() -> None:
     """Several processes must expect parameters without gradient then."""
     names = ("if_l8", "if_l6_keep1", "if_l8_keep1", "taas_sample_l4_v2")
     assert [has_dead_nodes(GENOTYPES[name]) for name in names] == [True, True, False, False]
-    assert not has_dead_nodes(MICRO_GENOTYPES["darts_v2"])
+    assert has_dead_nodes(MICRO_GENOTYPES["darts_v2"])  # of cells nothing is assumed
 
 
 def test_number_of_cells_follows_the_variant() -> None:

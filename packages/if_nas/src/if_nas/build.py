@@ -27,8 +27,11 @@ CELLS = {"cifar": 20, "imagenet": 14}  # of DARTS and its successors
 
 
 def has_dead_nodes(architecture: Architecture) -> bool:
-    """Whether there are nodes that nothing reads: their parameters never get a gradient. Some released ones have."""
-    return isinstance(architecture, Genotype) and prune_dead_nodes(architecture) != architecture
+    """Whether there may be nodes that nothing reads: their parameters never get a gradient. Some released ones have.
+
+    Cells count always: their first inputs may be unread too.
+    """
+    return isinstance(architecture, MicroGenotype) or prune_dead_nodes(architecture) != architecture
 
 
 def check_settings(config: Any) -> None:
