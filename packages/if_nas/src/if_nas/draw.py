@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--space", action="store_true", help="of a run, all candidate connections of its space")
     how.add_argument("--weights", action="store_true", help="of a run, strokes as wide as edges weigh")
     how.add_argument("--phase", type=int, metavar="T", help="mark the active nodes of phase T, from 0")
-    how.add_argument("--length", type=int, metavar="L", help="of the space, for --nodes and --phase (default: 8)")
+    how.add_argument("--length", type=int, metavar="L", help="of the space: for --nodes (default: 8), or --phase")
     how.add_argument("--period", type=int, metavar="P", help="of the phases (default: L + 1)")
     how.add_argument("--title", default="", help="stands above")
     parser.add_argument("--output", default="network.svg", metavar="PATH", help=".svg or .png (default: %(default)s)")
@@ -76,6 +76,9 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
             raise InputError("needs a search", wrong[0], "give --run, or leave it out")
         if arguments.period is not None and arguments.phase is None:
             raise InputError("is that of a phase", "--period", "give --phase too, or leave it out")
+        if arguments.nodes is None and (arguments.length is None) != (arguments.phase is None):
+            what = "an architecture does not say the longest connection of its space, on which phases depend"
+            raise InputError(what, "--phase, --length", "give both, or neither")
     elif wrong := [option for option, given in of_others.items() if given]:
         raise InputError("is that of the search", wrong[0], "leave it out")
     if arguments.epoch is not None and arguments.epoch < 1:
