@@ -238,6 +238,19 @@ def test_resuming_another_network_or_another_loader(tmp_path: Path) -> None:
         tiny.train(str(tmp_path), epochs=1, batches=7)
 
 
+def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    tiny.train(str(tmp_path), epochs=1, config={"noise": 0.0})
+    finished = content()
+    with pytest.raises(InputError, match="does not fit"):
+        tiny.train(str(tmp_path), epochs=2, noise=0.1, config={"noise": 0.1})
+    assert content() == finished
+    tiny.train(str(tmp_path), epochs=2, config={"noise": 0.0, "epochs": 2})
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"noise": 0.0, "epochs": 2}
+
+
 @pytest.mark.parametrize(("batches", "accumulate"), [(8, 4), (7, 2)])
 def test_accumulation_is_a_big_batch(tmp_path: Path, batches: int, accumulate: int) -> None:
     """Also where the epoch's last step has fewer batches."""

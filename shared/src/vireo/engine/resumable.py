@@ -170,13 +170,13 @@ class ResumableRun:
             changed = results.changed_keys(self.output_dir, self.config)
             if changed and checkpoint.checkpoints_in(self.output_dir / "checkpoints"):
                 log.warning("%s: resumed with other settings than it was started with: %s", self.output_dir, changed)
-            results.write_config(self.output_dir, self.config)
         seed_all(self.seed)
 
     def setup(
         self, model: nn.Module, optimizer: Optimizer, schedule: Schedule | Sequence[Schedule] | None = None
     ) -> tuple[nn.Module, Optimizer]:
-        """Place and wrap network and optimizer, and restore the newest intact checkpoint of the folder, if any.
+        """Place and wrap network and optimizer, restore the newest intact checkpoint of the folder, if any, and write
+        ``config.yaml``.
 
         Args:
             model: called as the loop likes. Its attribute ``training_only``, if there is one, holds prefixes
@@ -210,6 +210,8 @@ class ResumableRun:
         newest = self.fabric.broadcast(checkpoint.newest_intact(folder) if self.is_main else None)
         if newest is not None:
             self._restore(newest)
+        if self.is_main:  # not earlier: a checkpoint that is refused leaves the folder as it was
+            results.write_config(self.output_dir, self.config)
         self._open_logs()
         return self.model, self.optimizer
 
