@@ -130,9 +130,15 @@ def test_budgets_that_are_none(text: str) -> None:
         (["--random", 1, "--seed", -1], "-1 is negative"),
         (["--random", 1, "--max-inputs", 0], "max_inputs 0"),
         (["--random", 1, "--length", 0], "length 0"),
-        (["--random", 1, "--nodes", 0], "are no stages"),
+        (["--random", 1, "--nodes", 0, 1, 1], "are no stages"),
         (["--random", 1, "--ops", "conv9"], "unknown operator 'conv9'"),
-        (["--run", "nowhere"], "nowhere: holds no config.yaml"),
+        (["--random", 1, "--nodes", 6, 6], "--nodes: networks have 3 stages, not 2"),
+        (["--random", 1, "--ops", "none"], "--ops: none alone computes nothing"),
+        (["--genotype", "if_l8", "--seed", 1], "--seed: nothing is drawn at random"),
+        (["--run", "nowhere", "--max-inputs", 1], "--max-inputs: nothing is drawn at random"),
+        (["--genotype", "if_l8", "--num-classes", 1], "--num-classes: 1 is too small. give 2 or more"),
+        (["--genotype", ""], "an empty name: is no genotype"),
+        (["--run", "nowhere"], "nowhere: holds no config.yaml. give the folder of a search with --run"),
     ],
 )
 def test_mistakes(arguments: list[object], message: str) -> None:
@@ -145,7 +151,7 @@ def test_mistakes(arguments: list[object], message: str) -> None:
         (["--keep", 0], "keep 0"),
         (["--threshold", 2], "threshold 2"),
         (["--threshold", 0.2, "--keep", 2], "they exclude each other"),
-        (["--epoch", 9], "epoch_009.json: cannot be read"),
+        (["--epoch", 9], "holds no architecture of epoch 9. give 1 to 2"),
         (["--epoch", 1, "--keep", 2], "--epoch: of an epoch the architecture is kept"),
     ],
 )

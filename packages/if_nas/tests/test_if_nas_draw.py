@@ -47,7 +47,7 @@ def test_files_of_cells_cannot_be_drawn(tmp_path: Path) -> None:
         (["if_l8", "--phase", 0, "--length", 8, "--period", 0], "period 0 is not positive"),
         (["--nodes", 0], "are no stages"),
         (["--nodes", 4, "--length", 0], "length 0"),
-        (["--run", "nowhere"], "nowhere: holds no config.yaml"),
+        (["--run", "nowhere"], "nowhere: holds no config.yaml. give the folder of a search with --run"),
         (["--run", "nowhere", "--length", 3], "--length: is that of the search"),
         (["--run", "nowhere", "--epoch", 0], "epochs count from 1"),
         (["if_l8", "--output", "found.gif"], "drawings are .svg or .png"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 _RULE = ("threshold", "keep", "op_threshold")
+STAGES = 3  # of every network
 _SPACE: dict[str, Any] = {"nodes": [18, 20, 18], "length": 8, "ops": ["skip", "conv3"]}
 
 
@@ -94,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     rule.add_argument("--op-threshold", type=float, metavar="T", help="of operators, if another than of edges")
     rule.add_argument("--epoch", type=int, metavar="N", help="as the search derived it after epoch N")
     drawn = parser.add_argument_group("random architectures")
-    drawn.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    drawn.add_argument("--max-inputs", type=int, default=3, metavar="K", help="of a node (default: %(default)s)")
+    drawn.add_argument("--seed", type=int, help="default: 0")
+    drawn.add_argument("--max-inputs", type=int, metavar="K", help="of a node (default: 3)")
     drawn.add_argument("--nodes", type=int, nargs="+", metavar="N", help="of each stage (default: 18 20 18)")
     drawn.add_argument("--length", type=int, metavar="L", help="of the longest connection (default: 8)")
     drawn.add_argument("--ops", nargs="+", metavar="OP", help="default: skip conv3")
@@ -149,13 +150,54 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
         raise InputError(what, "--epoch", "give it alone")
     if {"threshold", "keep"} <= given:
         raise InputError("they exclude each other", "--threshold, --keep", "give one; --op-threshold is for operators")
+    drawn = [name for name in ("seed", "max_inputs") if name in given]
+    if drawn and sources != ["random"]:
+        option = "--" + drawn[0].replace("_", "-")
+        raise InputError("nothing is drawn at random", option, "give --random, or leave it out")
     space = [name for name in _SPACE if name in given]
     if space and (sources != ["random"] or "run" in given):
         raise InputError("only a random architecture has a space to be given", f"--{space[0]}", "leave it out")
-    for name in ("random", "epoch", "num_classes", "width"):
-        if name in given and getattr(arguments, name) < 1:
+    if "nodes" in given and len(arguments.nodes) != STAGES:
+        what = f"networks have {STAGES} stages, not {len(arguments.nodes)}"
+        raise InputError(what, "--nodes", "give the nodes of each, such as 6 6 6")
+    if "ops" in given and set(arguments.ops) == {"none"}:
+        raise InputError("none alone computes nothing", "--ops", "add another operator, such as conv3")
+    for name, least in (("random", 1), ("epoch", 1), ("num_classes", 2), ("width", 1)):
+        if name in given and getattr(arguments, name) < least:
             option = "--" + name.replace("_", "-")
-            raise InputError(f"{getattr(arguments, name)} is too small", option, "give 1 or more")
+            raise InputError(f"{getattr(arguments, name)} is too small", option, f"give {least} or more")
+    if "run" in given:
+        require_search(arguments.run)
+
+
+def require_search(folder: str) -> None:
+    """Check that ``--run`` names the folder of a search.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not folder or not (Path(folder) / "config.yaml").is_file():
+        raise InputError("holds no config.yaml", folder or "--run", "give the folder of a search with --run")
+
+
+def find_epoch(folder: Path, epoch: int) -> Path:
+    """Where a search in ``folder`` wrote the architecture after ``epoch``, from 1.
+
+    Raises:
+        InputError: there is none; the epochs that there are, are named.
+    """
+    from .history import epoch_file
+
+    path = epoch_file(folder, epoch - 1)
+    if not path.is_file():
+        found = [
+            int(name[6:]) for name in (path.stem for path in path.parent.glob("epoch_*.json")) if name[6:].isdigit()
+        ]
+        remedy = (
+            f"give {min(found)} to {max(found)}" if found else "start the search anew, it writes one for each epoch"
+        )
+        raise InputError(f"{folder} holds no architecture of epoch {epoch}", "--epoch", remedy)
+    return path
 
 
 def _target(arguments: argparse.Namespace) -> Target:
@@ -194,10 +236,8 @@ def _architectures(arguments: argparse.Namespace) -> dict[str, Architecture]:
         return {arguments.genotype: find_architecture(arguments.genotype)}
     folder = Path(arguments.run)
     if arguments.epoch is not None:
-        from .history import epoch_file
-        from .micro_genotype import read_any_genotype
-
-        return {f"{folder.name}, epoch {arguments.epoch}": read_any_genotype(epoch_file(folder, arguments.epoch - 1))}
+        path = find_epoch(folder, arguments.epoch)
+        return {f"{folder.name}, epoch {arguments.epoch}": find_architecture(path)}
     rule = {name: getattr(arguments, name) for name in _RULE if getattr(arguments, name) is not None}
     if not rule:
         return {folder.name: find_architecture(str(folder))}
@@ -218,8 +258,10 @@ def _random(arguments: argparse.Namespace) -> dict[str, Architecture]:
     from .operators import OPERATORS
     from .space import LChainSpace
 
-    if arguments.seed < 0:
-        raise InputError(f"{arguments.seed} is negative", "--seed", "give 0 or more")
+    seed = 0 if arguments.seed is None else arguments.seed
+    max_inputs = 3 if arguments.max_inputs is None else arguments.max_inputs
+    if seed < 0:
+        raise InputError(f"{seed} is negative", "--seed", "give 0 or more")
     if arguments.run is not None:
         from vireo.engine.finished import read_config
 
@@ -235,9 +277,9 @@ def _random(arguments: argparse.Namespace) -> dict[str, Architecture]:
         space = LChainSpace(tuple(given["nodes"]), given["length"], tuple(given["ops"]))
     found: dict[str, Architecture] = {}
     for number in range(arguments.random):
-        genotype = space.random(np.random.default_rng((arguments.seed, number)), arguments.max_inputs)
+        genotype = space.random(np.random.default_rng((seed, number)), max_inputs)
         genotype.require_operators(OPERATORS, "--ops")
-        found[f"random_{arguments.seed}_{number:02d}"] = genotype
+        found[f"random_{seed}_{number:02d}"] = genotype
     return found
 
 

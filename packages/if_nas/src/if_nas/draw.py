@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from vireo.engine.cli import reporting
 from vireo.errors import InputError
 
+from .derive import find_epoch, require_search
+
 if TYPE_CHECKING:
     from .drawing import EdgeWeights
     from .genotype import Genotype
@@ -83,6 +85,8 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
         raise InputError("is that of the search", wrong[0], "leave it out")
     if arguments.epoch is not None and arguments.epoch < 1:
         raise InputError(f"{arguments.epoch} is too small", "--epoch", "epochs count from 1")
+    if arguments.run is not None:
+        require_search(arguments.run)
 
 
 def _of_options(arguments: argparse.Namespace) -> tuple[Genotype, Schedule]:
@@ -125,11 +129,10 @@ def _weights(arguments: argparse.Namespace) -> EdgeWeights:
 
 def _file(arguments: argparse.Namespace) -> Path:
     """Where the search wrote its last architecture, or that of an epoch, with the weights of its edges."""
-    from .history import epoch_file
     from .published import GENOTYPE_FILE
 
     folder = Path(arguments.run)
-    return folder / GENOTYPE_FILE if arguments.epoch is None else epoch_file(folder, arguments.epoch - 1)
+    return folder / GENOTYPE_FILE if arguments.epoch is None else find_epoch(folder, arguments.epoch)
 
 
 if __name__ == "__main__":
