@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .plan import as_active, remembered, require_nodes
 from .schedule import ActiveNodes
 from .space import LChainSpace
 
@@ -55,13 +56,20 @@ class ArchWeights(nn.Module):
         return sum(self.space.nodes[:stage]) + node - 1
 
     def active_rows(self, active: ActiveNodes) -> Tensor:
-        """Which rows are active nodes, (rows,) bool, on the device of the weights."""
-        key = (active, self.beta.device)
-        if key not in self._masks:
-            mask = torch.zeros(len(self.beta), dtype=torch.bool)
-            mask[[self.row(stage, node) for stage, nodes in enumerate(active) for node in nodes]] = True
-            self._masks[key] = mask.to(self.beta.device)
-        return self._masks[key]
+        """Which rows are active nodes, (rows,) bool, on the device of the weights.
+
+        Raises:
+            InputError: ``active`` does not fit the space.
+        """
+        device, chosen = self.beta.device, as_active(active)
+
+        def mask() -> Tensor:
+            require_nodes(self.space, chosen)
+            rows = torch.zeros(len(self.beta), dtype=torch.bool)
+            rows[[self.row(stage, node) for stage, nodes in enumerate(chosen) for node in nodes]] = True
+            return rows.to(device)
+
+        return remembered(self._masks, (chosen, device), mask)
 
     def by_node(self) -> list[dict[int, dict[int, float]]]:
         """Of each stage: node to source to weight of the edge."""

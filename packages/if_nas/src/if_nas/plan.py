@@ -5,9 +5,10 @@ Edges of a stage are numbered as in ``space.edges(stage)``: by node, and of a no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 from vireo.errors import InputError
 
@@ -15,6 +16,8 @@ from .genotype import Genotype
 from .schedule import ActiveNodes
 from .space import LChainSpace
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 Span = tuple[int, int]
 """(first edge, number of edges)"""
 
@@ -65,6 +68,43 @@ class StagePlan:
 
 
 Plan = tuple[StagePlan, ...]
+MAX_REMEMBERED = 64  # sets of active nodes: more than any schedule of phases has, but random subsets never end
+
+
+def remembered(cache: dict[Key, Value], key: Key, make: Callable[[], Value]) -> Value:
+    """``cache[key]``, made first if it is not there; a full cache is emptied."""
+    if key not in cache:
+        if len(cache) >= MAX_REMEMBERED:
+            cache.clear()
+        cache[key] = make()
+    return cache[key]
+
+
+def as_active(active: Sequence[Sequence[int]]) -> ActiveNodes:
+    """Active nodes as tuples, which can be looked up, from lists and the like.
+
+    Raises:
+        InputError: not a sequence of sequences.
+    """
+    if not isinstance(active, Sequence) or not all(isinstance(nodes, Sequence) for nodes in active):
+        what = f"{active!r} are no nodes of every stage"
+        raise InputError(what, "active", "ask the schedule with nodes=space.nodes")
+    return tuple(tuple(nodes) for nodes in active)
+
+
+def require_nodes(space: LChainSpace, active: ActiveNodes) -> None:
+    """Check that ``active`` is about the nodes of ``space``.
+
+    Raises:
+        InputError: another number of stages, or a node that does not exist.
+    """
+    if len(active) != len(space.nodes):
+        what = f"active nodes of {len(active)} stages, the search space has {len(space.nodes)}"
+        raise InputError(what, "active", "ask the schedule with nodes=space.nodes")
+    for stage, (nodes, count) in enumerate(zip(active, space.nodes), 1):
+        strange = [node for node in nodes if not (isinstance(node, int) and 1 <= node <= count)]
+        if strange:
+            raise InputError(f"no node {strange[0]} in stage {stage}", "active", f"nodes are 1 to {count}")
 
 
 def phase_plan(space: LChainSpace, active: ActiveNodes, *, legacy: bool = False, dense: bool = False) -> Plan:
@@ -80,7 +120,7 @@ def phase_plan(space: LChainSpace, active: ActiveNodes, *, legacy: bool = False,
     Raises:
         InputError: ``active`` is not about these stages or names a node that does not exist.
     """
-    _require_nodes(space, active)
+    require_nodes(space, active)
     all_ops = tuple(range(len(space.ops)))
     stages, row = [], 0
     for stage, count in enumerate(space.nodes):
@@ -165,13 +205,3 @@ def _freeing(steps: Iterable[NodeStep]) -> StagePlan:
         backwards.append(NodeStep(step.node, step.calls, step.row, step.scale, tuple(sorted(read - seen))))
         seen |= read
     return StagePlan(tuple(reversed(backwards)))
-
-
-def _require_nodes(space: LChainSpace, active: ActiveNodes) -> None:
-    if len(active) != len(space.nodes):
-        what = f"active nodes of {len(active)} stages, the search space has {len(space.nodes)}"
-        raise InputError(what, "active", "ask the schedule with nodes=space.nodes")
-    for stage, (nodes, count) in enumerate(zip(active, space.nodes), 1):
-        strange = [node for node in nodes if not 1 <= node <= count]
-        if strange:
-            raise InputError(f"no node {strange[0]} in stage {stage}", "active", f"nodes are 1 to {count}")

@@ -13,7 +13,7 @@ from .arch import ArchWeights
 from .candidates import EdgeOperators, build_bank
 from .genotype import Genotype
 from .losses import edge_penalty, op_penalty
-from .plan import Plan, StagePlan, bank_size, phase_plan, subnet_plan, swapped_rows
+from .plan import Plan, StagePlan, as_active, bank_size, phase_plan, remembered, subnet_plan, swapped_rows
 from .schedule import ActiveNodes, every_node
 from .space import LChainSpace
 from .stem import Downsample, Head, ResidualEntry, build_stem
@@ -148,9 +148,10 @@ class LChainSupernet(nn.Module):
 
     def plan(self, active: ActiveNodes) -> Plan:
         """What is computed when these nodes are active."""
-        if active not in self._plans:
-            self._plans[active] = phase_plan(self.space, active, legacy=self.legacy, dense=self.dense)
-        return self._plans[active]
+        chosen = as_active(active)
+        return remembered(
+            self._plans, chosen, lambda: phase_plan(self.space, chosen, legacy=self.legacy, dense=self.dense)
+        )
 
     def _weights(self, active: ActiveNodes) -> Tensor:
         """The weights of all operators of all edges, (rows, L, operators)."""
@@ -195,9 +196,10 @@ class LChainSupernet(nn.Module):
         return derive_genotype(self.space, *self.arch.tables(), threshold, keep, op_threshold)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """``torch.compile`` the network in place: one graph for each set of active nodes."""
+        """``torch.compile`` the network in place: a graph for each set of active nodes, in training and evaluation."""
         import torch._dynamo
 
         config = torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, 2 * max(self.nodes) + 2)
+        graphs = 3 * (max(self.nodes) + 1)  # of each phase: when its plan is new, later, and in evaluation
+        config.recompile_limit = max(config.recompile_limit, graphs)
         super().compile(*args, **kwargs)
