@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 _RULE = ("threshold", "keep", "op_threshold")
-STAGES = 3  # of every network
 _SPACE: dict[str, Any] = {"nodes": [18, 20, 18], "length": 8, "ops": ["skip", "conv3"]}
 
 
@@ -157,8 +156,8 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
     space = [name for name in _SPACE if name in given]
     if space and (sources != ["random"] or "run" in given):
         raise InputError("only a random architecture has a space to be given", f"--{space[0]}", "leave it out")
-    if "nodes" in given and len(arguments.nodes) != STAGES:
-        what = f"networks have {STAGES} stages, not {len(arguments.nodes)}"
+    if "nodes" in given and len(arguments.nodes) != len(_SPACE["nodes"]):
+        what = f"networks have {len(_SPACE['nodes'])} stages, not {len(arguments.nodes)}"
         raise InputError(what, "--nodes", "give the nodes of each, such as 6 6 6")
     if "ops" in given and set(arguments.ops) == {"none"}:
         raise InputError("none alone computes nothing", "--ops", "add another operator, such as conv3")
@@ -190,12 +189,8 @@ def find_epoch(folder: Path, epoch: int) -> Path:
 
     path = epoch_file(folder, epoch - 1)
     if not path.is_file():
-        found = [
-            int(name[6:]) for name in (path.stem for path in path.parent.glob("epoch_*.json")) if name[6:].isdigit()
-        ]
-        remedy = (
-            f"give {min(found)} to {max(found)}" if found else "start the search anew, it writes one for each epoch"
-        )
+        found = sorted(int(file.stem[6:]) for file in path.parent.glob("epoch_*.json") if file.stem[6:].isdigit())
+        remedy = f"give {found[0]} to {found[-1]}" if found else "leave it out: no epoch of the search has ended"
         raise InputError(f"{folder} holds no architecture of epoch {epoch}", "--epoch", remedy)
     return path
 
