@@ -100,3 +100,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is not JSON"):
         read_genotype(tmp_path / "binary.json")
+    (tmp_path / "nested.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="is not JSON"):
+        read_genotype(tmp_path / "nested.json")
+
+
+def test_a_node_number_that_is_a_slip() -> None:
+    with pytest.raises(InputError, match="stage 1: node 1000000000 is beyond 10000"):
+        Genotype(({1: (Connection("conv3", 0),), 10**9: (Connection("conv3", 1),)},))

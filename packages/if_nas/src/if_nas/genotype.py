@@ -31,6 +31,7 @@ Stage = dict[int, tuple[Connection, ...]]
 """What feeds each node, by its number, ascending."""
 Edge = tuple[int, int]
 """(source, node)"""
+MAX_NODES = 10_000  # of a stage
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Genotype:
         stages: of each stage, its nodes in ascending order.
 
     Raises:
-        InputError: no stage, a stage without nodes, a node without inputs, or an input that is no earlier node.
+        InputError: no stage, a stage without nodes, a node number beyond 10,000, a node without inputs, or an input
+            that is no earlier node.
     """
 
     stages: tuple[Stage, ...]
@@ -57,6 +59,8 @@ class Genotype:
                 raise InputError("has no node", where, "give at least node 1, fed by node 0")
             if list(stage) != sorted(stage) or min(stage) < 1:
                 raise InputError(f"nodes {list(stage)} are not ascending from 1", where, "number them in order")
+            if max(stage) > MAX_NODES:
+                raise InputError(f"node {max(stage)} is beyond {MAX_NODES}", where, "number nodes without large gaps")
             for node, connections in stage.items():
                 if not connections:
                     raise InputError("has no input", f"{where}, node {node}", "give it one, or leave the node out")
@@ -164,7 +168,7 @@ def read_content(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", str(path), "give a JSON file of a genotype") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of lists within lists within lists
         raise InputError(f"is not JSON ({error})", str(path), "give a file as if-nas-derive writes it") from error
 
 

@@ -81,7 +81,7 @@ def read_architecture(folder: Path) -> tuple[Architecture, int]:
     path, remedy = folder / NETWORK_FILE, "restore the file; if-nas-train writes it"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("cannot be read", str(path), remedy) from error
     width = content.get("width") if isinstance(content, Mapping) else None
     if type(width) is not int or width < 1:
