@@ -62,7 +62,14 @@ def test_impossible_budget() -> None:
 
 
 def test_largest_width_has_an_end() -> None:
-    assert largest_width(lambda width: nn.Conv2d(3, width, 1), 1e18, 8) == 4096
+    assert largest_width(lambda width: nn.Conv2d(3, width, 1), 3 * 4094 * 64, 8) == 4094
+    with pytest.raises(InputError, match="allows 4096 channels, the most that are tried"):
+        largest_width(lambda width: nn.Conv2d(3, width, 1), 1e18, 8)
+
+
+def test_a_name_is_no_genotype() -> None:
+    with pytest.raises(InputError, match="'if_l8' is no genotype"):
+        fit_width("if_l8", 6e8)  # type: ignore[arg-type]
 
 
 def test_nothing_is_left_behind() -> None:

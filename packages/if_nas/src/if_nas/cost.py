@@ -87,7 +87,7 @@ def fit_width(
     """The largest even width at which the derived network stays within ``max_macs`` multiply-adds (section 6).
 
     Raises:
-        InputError: it exceeds them even at width 2, or the budget is no positive number.
+        InputError: it exceeds them even at width 2, or not at width 4096, or the budget is no positive number.
     """
 
     def build(width: int) -> nn.Module:
@@ -97,7 +97,7 @@ def fit_width(
 
 
 def largest_width(build: Callable[[int], nn.Module], max_macs: float, image_size: int | tuple[int, int]) -> int:
-    """The largest even width, up to 4096, of a network ``build(width)`` within ``max_macs`` multiply-adds.
+    """The largest even width, below 4096, of a network ``build(width)`` within ``max_macs`` multiply-adds.
 
     Raises:
         InputError: as :func:`fit_width`.
@@ -118,6 +118,9 @@ def largest_width(build: Callable[[int], nn.Module], max_macs: float, image_size
     if not fits:
         what = f"no width fits: {macs(2):,} multiply-adds at width 2, the budget is {max_macs:,.0f}"
         raise InputError(what, "max_macs", "raise the budget, or take a smaller genotype or image")
+    if fits == MAX_WIDTH:
+        what = f"the budget of {max_macs:,.0f} multiply-adds allows {MAX_WIDTH} channels, the most that are tried"
+        raise InputError(what, "max_macs", "lower the budget, or give the width")
     return fits
 
 

@@ -164,6 +164,9 @@ def _imagenet_stem(width: int) -> nn.Sequential:
 
 def _require_network(genotype: Genotype, width: int, variant: str, drop_path: float) -> None:
     where = "derived network"
+    if not isinstance(genotype, Genotype):
+        remedy = "give a Genotype, e.g. if_nas.GENOTYPES['if_l8'] or if_nas.read_genotype(path)"
+        raise InputError(f"{genotype!r} is no genotype", where, remedy)
     if len(genotype.stages) != 3:
         raise InputError(f"a genotype of {len(genotype.stages)} stages", where, "give one of three stages")
     if variant not in get_args(Variant):
