@@ -30,11 +30,6 @@ _PREFIXES = (  # ours, theirs
 _LAYERS = {"depthwise": 1, "pointwise": 2, "norm": 3}  # in a repetition; every fourth begins one
 
 
-def is_official_supernet(state: Mapping[str, Any]) -> bool:
-    """Whether the keys are those of one of the authors' super-networks."""
-    return any(key.removeprefix("module.").startswith("stage1.prepocess.") for key in state)
-
-
 def supernet_from_official(
     network: LChainSupernet, checkpoint: Mapping[str, Any], where: str = "checkpoint"
 ) -> list[str]:
