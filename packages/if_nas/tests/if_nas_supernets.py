@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from if_nas.supernet import LChainSupernet
 from vireo.testing import fill_state_dict, tensor
 
 SMALL = LChainSpace((5, 6, 5), 3)
+PUBLISHED_PENALTIES = SimpleNamespace(start_epoch=65, edge_weight=1 / 60 / 40, op_weight=1 / 60 / 30)
 
 
 def fill_arch(arch: ArchWeights, seed: int) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from if_nas_golden import close, load
-from if_nas_supernets import SMALL, fill_arch
+from if_nas_supernets import PUBLISHED_PENALTIES, SMALL, fill_arch
 
 from if_nas.arch import ArchWeights
-from if_nas.losses import discretization_loss, edge_penalty, op_penalty, ramp
+from if_nas.losses import discretization_loss, edge_penalty, op_penalty
 from if_nas.schedule import InterleavingFreeSchedule
+from if_nas.search_build import penalty_weights
 from if_nas.space import LChainSpace
 
 
@@ -26,7 +27,7 @@ def test_penalties_and_gradients(name: str, space: LChainSpace, seed: int) -> No
     last = golden["rows"][:, 0].max()
     for epoch, turn, edge_term, op_term in golden["rows"]:
         active = schedule.active(int(turn), space.nodes)
-        weights = ramp(epoch, 65, 40), ramp(epoch, 65, 30)
+        weights = penalty_weights(PUBLISHED_PENALTIES, int(epoch))
         terms = weights[0] * edge_penalty(arch, active), weights[1] * op_penalty(arch, active)
         assert [term.item() for term in terms] == pytest.approx([edge_term, op_term], rel=1e-5, abs=0)
         if epoch == last:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from if_nas_golden import close, load
-from if_nas_supernets import SMALL, filled, official_state
+from if_nas_supernets import PUBLISHED_PENALTIES, SMALL, filled, official_state
 from torch.nn import functional as F
 
-from if_nas.losses import ramp
 from if_nas.official_supernet import supernet_to_official
 from if_nas.optim import search_optimizer
 from if_nas.schedule import InterleavingFreeSchedule
+from if_nas.search_build import penalty_weights
 from vireo.testing import tensor
 
 EPOCHS = (49, 50, 66, 67, 99)
@@ -37,10 +37,11 @@ def test_search_steps(variant: str) -> None:
         active = schedule.active(epoch, SMALL.nodes)
         logits = network(tensor(f"input.step{number}", (6, 3, 64, 64), 4).double(), active)
         edge_penalty, op_penalty = network.penalties(active)
+        edge_weight, op_weight = penalty_weights(PUBLISHED_PENALTIES, epoch)
         losses = [
             F.cross_entropy(logits, (7 * torch.arange(6) + number) % 10),
-            ramp(epoch, 65, 40) * edge_penalty,
-            ramp(epoch, 65, 30) * op_penalty,
+            edge_weight * edge_penalty,
+            op_weight * op_penalty,
         ]
         torch.stack(losses).sum().backward()
         norm = torch.nn.utils.clip_grad_norm_(network.weight_parameters(), 5)

@@ -36,9 +36,3 @@ def op_penalty(arch: ArchWeights, active: ActiveNodes) -> Tensor:
 def discretization_loss(arch: ArchWeights, active: ActiveNodes, edge_weight: float, op_weight: float) -> Tensor:
     """``edge_weight * R_edge + op_weight * R_op``, a scalar, all stages at once."""
     return edge_weight * edge_penalty(arch, active) + op_weight * op_penalty(arch, active)
-
-
-def ramp(epoch: float, start: float, scale: float) -> float:
-    """The authors' weight of a penalty: ``max(0, epoch - start) / 60 / scale``, with scale 40 for edges and 30 for
-    operators, and start 65 of 100 epochs."""
-    return max(0.0, epoch - start) / 60 / scale
