@@ -80,10 +80,10 @@ def test_period_of_the_length() -> None:
 
 @pytest.mark.parametrize(
     ("name", "space", "width", "classes"),
-    [("supernet_small", SMALL, 8, 10), ("supernet_l8_C16", LChainSpace(LARGE, 8), 16, 100)],
+    [("supernet_small.keys", SMALL, 8, 10), ("supernet_l8_C16.keys", LChainSpace(LARGE, 8), 16, 100)],
 )
 def test_keys(name: str, space: LChainSpace, width: int, classes: int) -> None:
-    keys: dict[str, Any] = load_json(f"{name}.keys")
+    keys: dict[str, Any] = load_json(name)
     network = LChainSupernet(space, width, classes)
     own = supernet_to_official(network)
     head = [key for key in keys if key.startswith("auxiliary_head.")]

@@ -221,8 +221,8 @@ def test_compiled_plans() -> None:
     torch.testing.assert_close(*logits, atol=1e-12, rtol=1e-12)
 
 
-def test_two_processes_get_all_gradients_in_every_phase(tmp_path: Path) -> None:
-    """In a group of one, whose check for unused parameters is that of many."""
+def test_distributed_training_finds_all_gradients_in_every_phase(tmp_path: Path) -> None:
+    """In a group of one process: its check for parameters without a gradient is that of many."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/join", rank=0, world_size=1)
     try:
         model = network()
