@@ -243,6 +243,9 @@ def test_distributed_training_finds_all_gradients_in_every_phase(tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"width": 0}, "width 0 is no whole number from 1"),
+        ({"width": 2.0}, "width 2.0"),
+        ({"num_classes": 0}, "num_classes 0 is no whole number from 1"),
         ({"stem": "svhn"}, "unknown stem 'svhn'"),
         ({"space": LChainSpace((2,), 2, ("conv7",))}, "unknown operator 'conv7'"),
         ({"space": LChainSpace((2,), 2, ("skip",)), "legacy_op_indexing": True}, "with 1 operators"),

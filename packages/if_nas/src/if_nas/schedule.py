@@ -40,7 +40,8 @@ class InterleavingFreeSchedule:
     Args:
         length: L, the longest connection.
         period: P; None: L + 1, as in the authors' code. The paper's figure has L, the smallest interleaving-free one.
-            1 activates every node always: the search without sampling (DNAS).
+            1 activates every node always: the search without sampling (DNAS). With more than a stage has nodes, some
+            phases activate none of them.
 
     Raises:
         InputError: ``length`` or ``period`` is below 1.

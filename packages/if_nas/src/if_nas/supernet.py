@@ -89,7 +89,8 @@ class LChainSupernet(nn.Module):
         length: the longest connection, for a schedule.
 
     Raises:
-        InputError: unknown operator or stem, or ``legacy_op_indexing`` with other than two operators.
+        InputError: unknown operator or stem, a width or a number of classes below 1, or ``legacy_op_indexing``
+            with other than two operators.
     """
 
     def __init__(
@@ -103,6 +104,9 @@ class LChainSupernet(nn.Module):
         train_op_weights: bool = True,
     ) -> None:
         super().__init__()
+        for name, value in (("width", width), ("num_classes", num_classes)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} {value!r} is no whole number from 1", "super-network", "use for example 16")
         if legacy_op_indexing and len(space.ops) != 2:
             what = f"the authors' indexing of operators with {len(space.ops)} operators"
             raise InputError(what, "legacy_op_indexing", "use it with two, skip and conv3")
