@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from if_nas_searches import REPORT, TINY, search
+from if_nas_searches import REPORT, TINY, call, search
 
 from vireo.testing.runs import differing, last_checkpoint, logged, losses, read, weights
 from vireo.testing.series import Task, series, torchrun
@@ -87,6 +87,23 @@ def test_never_resume(tmp_path: Path) -> None:
     assert [path.name for path in (again / "genotypes").iterdir()] == ["epoch_001.json"]
     assert read(again / "genotype.json")["epoch"] == 1
     assert len(losses(again)) == 3
+
+
+def test_other_settings_in_the_same_folder(tmp_path: Path) -> None:
+    """They are refused before anything is overwritten; more epochs go on."""
+    folder = search(tmp_path / "run", "epochs=1")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for change in ("schedule.name=dnas", "space.nodes=[2,2,2]", "model.width=3"):
+        message = call(f"output_dir={folder}", "epochs=2", change).mistake()
+        assert f"{folder}: holds another search: {change.split('=')[0]} is " in message
+        assert "resume=never" in message
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert len(losses(search(folder, "epochs=2"))) == 6
+
+
+def test_folder_of_a_training(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("genotype: if_l8\n")
+    assert f"{tmp_path}: holds a run of if-nas-train" in call(f"output_dir={tmp_path}").mistake()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @entry_point("if_nas.conf", "search")
 def main(config: DictConfig) -> None:
     """One search in ``output_dir``; started again, it goes on where it stopped."""
+    import logging
     from functools import partial
 
     import torch.nn.functional as F
@@ -40,15 +41,21 @@ def main(config: DictConfig) -> None:
         build_search_network,
         check_settings,
         learning_rates,
+        leaves_unused,
+        never_reached,
         penalty_weights,
         turn_number,
     )
+    from .search_load import require_own_folder
     from .search_report import write_search_report
 
     require_own(config, "genotype" in config, "if-nas-train")
     check_settings(config)
-    run = Run.of(config, find_unused_parameters=True)  # edges out of turn have no gradient
+    require_own_folder(config)
+    run = Run.of(config, find_unused_parameters=leaves_unused(config))
     run.launch()
+    if run.is_main and (late := never_reached(config)):
+        logging.getLogger(__name__).warning("%s", late)
     train_set, val_set = build_datasets(config.data)
     loader = build_loader(train_set, config.data, train=True, **run.place)
     val_loader = build_loader(val_set, config.data, train=False, **run.place)
@@ -86,7 +93,8 @@ def main(config: DictConfig) -> None:
         metrics = {**describe(edge_weights), **measure(genotype, config, len(train_set.classes)), **search_cost(run)}
         if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             active = active_nodes(epoch, run.step_count - 1)
-            metrics |= evaluate(partial(network.eval(), active=active), val_loader)
+            with run.fabric.autocast():
+                metrics |= evaluate(partial(network.eval(), active=active), val_loader)
         if run.is_main:
             write_epoch(run.output_dir, epoch, genotype, edge_weights)
         run.record(metrics)

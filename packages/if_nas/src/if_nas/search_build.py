@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from vireo.engine.logs import plain
 from vireo.engine.schedule import Schedule as RateSchedule
 from vireo.errors import InputError
 
 from .build import Architecture
 from .derived import DerivedNetwork
 from .learning_rates import epoch_schedule
-from .micro_genotype import CELL_INPUTS, MicroGenotype
+from .micro_genotype import CELL_INPUTS, MICRO_OPERATORS, MicroGenotype
 from .micro_network import MicroNetwork
 from .micro_space import MicroSpace
 from .micro_supernet import MicroSupernet
+from .operators import OPERATORS
 from .optim import SearchSGD, search_optimizer
 from .schedule import InterleavingFreeSchedule, RandomSubsetSchedule, Schedule
 from .settings import Settings
@@ -40,18 +43,25 @@ def check_settings(config: Any) -> None:
     general.whole("eval_every", 1)
     general.whole("seed")
     general.flag("compile")
+    general.mapping("paper_metrics")
     space = Settings(config.space, "space")
     model = Settings(config.model, "model")
     space.choice("name", SPACES)
     require_names(config.space.ops, "space.ops", "skip,conv3")
+    known = MICRO_OPERATORS if config.space.name == "darts" else tuple(sorted(OPERATORS))
+    unknown = [name for name in config.space.ops if name not in known]
+    if unknown:
+        what = f"unknown operator {', '.join(map(repr, unknown))}"
+        raise InputError(what, "space.ops", f"use {', '.join(known)}")
     if config.space.name == "darts":
         space.whole("nodes", 1)
         model.whole("cells", 3)
     else:
-        space.numbers("nodes", STAGES, low=1, whole=True)
+        space.numbers("nodes", STAGES, low=1, whole=True, example=6)
         space.whole("length", 1)
         model.flag("dense", "legacy_op_indexing", "train_op_weights")
     model.whole("width", 1)
+    model.flag("channels_last")
     model.choice("stem", ("cifar", "imagenet"))
     schedule = Settings(config.schedule, "schedule")
     schedule.choice("name", SCHEDULES)
@@ -62,6 +72,9 @@ def check_settings(config: Any) -> None:
     if config.schedule.name == "dnas" and config.schedule.period not in (None, 1):
         remedy = "leave the period out, or set schedule.name=interleaving_free"
         raise InputError("dnas has all nodes active, which is a period of 1", "schedule.period", remedy)
+    if config.compile and config.schedule.name == "random_subset":
+        what = "almost every turn has another random subset, and each would compile the network anew"
+        raise InputError(what, "compile", "leave it out, or set schedule.name=interleaving_free")
     optim = Settings(config.optim, "optim")
     optim.number("lr", above=True)
     optim.number("min_lr", 0, config.optim.lr)
@@ -71,7 +84,7 @@ def check_settings(config: Any) -> None:
     arch.whole("start_epoch")
     arch.choice("idle", ("momentum", "freeze"))
     for group in (optim, arch):
-        group.number("momentum", 0, 1)
+        group.number("momentum", 0, 1, below=True)
         group.number("weight_decay")
     penalties = Settings(config.discretization, "discretization")
     penalties.whole("start_epoch")
@@ -89,20 +102,46 @@ def check_settings(config: Any) -> None:
             raise InputError(what, f"derive.{name}", "use a number from 0 up to, not including, 1")
 
 
+def never_reached(config: Any) -> str:
+    """What of a search never begins, because its ``start_epoch`` lies at or behind the end; empty if all of it does."""
+    arch, penalties = config.arch_optim, config.discretization
+    late = []
+    if arch.lr > 0 and arch.start_epoch >= config.epochs:
+        late.append(f"arch_optim.start_epoch={arch.start_epoch}: the architecture never learns")
+    if (penalties.edge_weight > 0 or penalties.op_weight > 0) and penalties.start_epoch >= config.epochs:
+        late.append(f"discretization.start_epoch={penalties.start_epoch}: its losses stay 0")
+    return f"epochs={config.epochs} ends before {'; before '.join(late)}" if late else ""
+
+
 def build_search_network(config: Any, num_classes: int) -> Supernet:
     """The super-network of a search.
 
     Args:
-        config: of the search; ``space`` and ``model`` are read.
+        config: of the search; ``space`` and ``model`` are read. Folders of earlier versions have no
+            ``model.channels_last``.
         num_classes: K.
 
     Raises:
         InputError: an operator that is not registered, or a space that cannot be.
     """
-    space = build_space(config.space)
+    space, options = build_space(config.space), plain(config.model)
+    channels_last = options.pop("channels_last", False)
+    network: Supernet
     if isinstance(space, MicroSpace):
-        return MicroSupernet(space, num_classes=num_classes, **config.model)
-    return LChainSupernet(space, num_classes=num_classes, **config.model)
+        network = MicroSupernet(space, num_classes=num_classes, **options)
+    else:
+        network = LChainSupernet(space, num_classes=num_classes, **options)
+    return network.to(memory_format=torch.channels_last) if channels_last else network
+
+
+def leaves_unused(config: Any) -> bool:
+    """Whether a step of this search may leave parameters without a gradient; known before there is data.
+
+    Raises:
+        InputError: see :func:`build_search_network`.
+    """
+    with torch.device("meta"):
+        return build_search_network(config, num_classes=2).has_unused_parameters
 
 
 def build_space(space: Any) -> LChainSpace | MicroSpace:
