@@ -127,9 +127,12 @@ def _check(data: Any) -> None:
     settings.flag("resident")
     if "crop_size" in data:  # of which image_size is made
         settings.whole("crop_size", 1)
-    settings.numbers("image_size", 2, low=1, whole=True)
-    settings.numbers("mean", 3)
-    settings.numbers("std", 3, low=1e-6)
+    settings.numbers("image_size", 2, low=1, whole=True, example=224 if "crop_size" in data else 32)
+    if "crop_size" in data and list(data.image_size) != [data.crop_size] * 2:
+        what = f"{list(data.image_size)} contradicts data.crop_size={data.crop_size}, to which images are cropped"
+        raise InputError(what, "data.image_size", "leave it out")
+    settings.numbers("mean", 3, example=127)
+    settings.numbers("std", 3, low=1e-6, example=64)
     settings.choice("on_error", ("raise", "skip"))
     settings.whole("workers")
     settings.whole("batch_size", 2)  # batch norm cannot normalise one image
@@ -150,6 +153,8 @@ def _check(data: Any) -> None:
         settings.text("val_split", "val")
         settings.text("classes_file", "classes.txt", optional=True)
         settings.choice("check_images", ("none", "headers", "full"))
+    if data.resident and "crop_size" in data:
+        raise InputError("large images are cropped by workers", "data.resident", "leave it out, or use data=folder")
     if data.resident:
         settings.whole("crop_padding")
         settings.number("flip", 0, 1)
@@ -157,6 +162,6 @@ def _check(data: Any) -> None:
     elif data.format != "folder" or "crop_size" not in data:
         raise InputError("this data is always kept on the device", "data.resident", "use data=imagenet for large files")
     elif data.color_jitter is not None:
-        settings.numbers("color_jitter", 4, low=0)
+        settings.numbers("color_jitter", 4, low=0, example=0.4)
         if data.color_jitter[3] > 0.5:
             raise InputError(f"hue {data.color_jitter[3]} is above 0.5", "data.color_jitter", "use e.g. 0.2")

@@ -88,10 +88,10 @@ class Settings:
         numbers = list(value.values()) if isinstance(value, DictConfig) else ["none"]
         if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
             what = f"{_shown(value)} is no list of numbers with names"
-            raise InputError(what, self.where(name), f"leave it out, or write {self.where(name)}.top1=74.1")
+            raise InputError(what, self.where(name), f"leave it out, or write +{self.where(name)}.top1=74.1")
 
     def numbers(
-        self, name: str, count: int | None = None, low: float = -inf, *, whole: bool = False, example: int = 32
+        self, name: str, count: int | None = None, low: float = -inf, *, whole: bool = False, example: float = 32
     ) -> None:
         """A list of ``count`` numbers (None: one or more) of at least ``low``, such as ``example``."""
         value = self.config.get(name)
