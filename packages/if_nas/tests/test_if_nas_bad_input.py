@@ -86,6 +86,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["optim.lr=0"], "optim.lr: 0 is no number above 0"),
         (["optim.lr=fast"], "optim.lr: 'fast' is no number above 0"),
         (["optim.momentum=2"], "optim.momentum: 2 is no number from 0 to 1"),
+        (["optim.momentum=1"], "optim.momentum: 1 is no number from 0 to 1, not included"),
+        (["optim.warmup_epochs=2"], "optim.warmup_epochs: 2 of 2 epochs"),
+        (["paper_metrics=high"], "paper_metrics: 'high' is no list of numbers with names"),
         (["optim.weight_decay=-1"], "optim.weight_decay: -1 is no number from 0"),
         (["optim.schedule=step"], "optim.schedule: unknown value 'step'. use one of linear, cosine, linear_tail"),
         (["optim.schedule=linear_tail"], "optim.schedule: linear_tail needs more than 5 epochs"),
@@ -102,7 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["data.train_images=0"], "data.train_images: 0 is no whole number from 1"),
         (["data.num_classes=1"], "data.num_classes: 1 is no whole number from 2"),
         (["data.noise=-1"], "data.noise: -1 is no number from 0"),
-        (["data.mean=[1,2]"], "data.mean: [1, 2] is no list of 3 numbers"),
+        (["data.mean=[1,2]"], "data.mean: [1, 2] is no list of 3 numbers. write [127,127,127]"),
         (["data.std=[0,64,64]"], "data.std: [0, 64, 64] is no list of 3 numbers"),
         (["data.flip=2"], "data.flip: 2 is no number from 0 to 1"),
         (["data.crop_padding=-1"], "data.crop_padding: -1 is no whole number from 0"),
@@ -129,6 +132,7 @@ def test_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str], argum
         (["data=cifar11"], "nearest is data=cifar10"),
         (["model=null"], "model: None is no group of settings"),
         (["optim.lr=nan"], "optim.lr: nan is no number above 0"),
+        (["+paper_metrics.top1=high"], "paper_metrics: {'top1': 'high'} is no list of numbers with names"),
         (["epochs=-1"], "epochs: -1 is no whole number from 1"),
         (["data.image_size=16"], "data.image_size: 16 is no list of 2 whole numbers from 1. write [32,32]"),
     ],
@@ -152,7 +156,10 @@ def test_command_line(tmp_path: Path, arguments: list[str], words: str) -> None:
         (FOLDER, ["data.root=ROOT", "data.classes_file=/none.txt"], "/none.txt: cannot be read"),
         (FOLDER, ["data.root=ROOT", "data.resident=false"], "data.resident: this data is always kept on the device"),
         (IMAGENET, ["data.crop_size=0"], "data.crop_size: 0 is no whole number from 1"),
-        (IMAGENET, ["data.color_jitter=[1]"], "data.color_jitter: [1] is no list of 4 numbers from 0"),
+        (IMAGENET, ["data.image_size=[64,64]"], "data.image_size: [64, 64] contradicts data.crop_size=32"),
+        (IMAGENET, ["data.image_size=64"], "data.image_size: 64 is no list of 2 whole numbers from 1. write [224,224]"),
+        (IMAGENET, ["data.resident=true"], "data.resident: large images are cropped by workers"),
+        (IMAGENET, ["data.color_jitter=[1]"], "is no list of 4 numbers from 0. write [0.4,0.4,0.4,0.4]"),
         (IMAGENET, ["data.color_jitter=[0.4,0.4,0.4,0.7]"], "data.color_jitter: hue 0.7 is above 0.5"),
         (IMAGENET, ["data.color_jitter=0.4"], "data.color_jitter: 0.4 is no list of 4 numbers from 0"),
         (IMAGENET, ["data.root=ROOT", "data.batch_size=10"], "9 samples do not make one training batch of 10"),
@@ -272,6 +279,31 @@ def test_mistakes_in_eval(run: Path, tmp_path: Path) -> None:
     assert "has no such setting" in call("eval", f"run={run}", "data.root=x").mistake()
     assert "data.eval_batch_size: 0" in call("eval", f"run={run}", "data.eval_batch_size=0").mistake()
     assert "holds no config.yaml" in call("eval", f"run={tmp_path}").mistake()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("run=null", "run: None is no text"),
+        ("run=3", "run: 3 is no text"),
+        ("weights=3", "weights: 3 is no text"),
+        ("out=3", "out: 3 is no text"),
+        ("out=''", "out: '' is no text"),
+        ("out=FOLDER", "is a folder. give the name of a file"),
+        ("precision=null", "precision: None is no text"),
+    ],
+)
+def test_types_of_what_eval_is_told(run: Path, tmp_path: Path, argument: str, words: str) -> None:
+    assert words in call("eval", f"run={run}", argument.replace("FOLDER", str(tmp_path))).mistake()
+
+
+def test_a_search_is_not_overwritten(tmp_path: Path) -> None:
+    content = "space: {name: lchain}\nmodel: {width: 4}\n"
+    (tmp_path / "config.yaml").write_text(content)
+    message = call("train", *GENERATED, chain(tmp_path), f"output_dir={tmp_path}", "resume=never").mistake()
+    assert f"{tmp_path}: holds a search, which a training would overwrite" in message
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "chain.json"}
+    assert (tmp_path / "config.yaml").read_text() == content
 
 
 def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:

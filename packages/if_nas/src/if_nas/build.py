@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def check_settings(config: Any) -> None:
     general.flag("compile")
     general.number("label_smoothing", 0, 1)
     general.number("auxiliary_weight")
+    general.mapping("paper_metrics")
     model = Settings(config.model, "model")
     model.whole("width", 1, optional=True)
     model.number("max_macs", above=True, optional=True)
@@ -63,11 +65,29 @@ def check_settings(config: Any) -> None:
         raise InputError(what, "compile", "leave it out, or set model.drop_path=0")
     optim = Settings(config.optim, "optim")
     optim.number("lr", above=True)
-    optim.number("momentum", 0, 1)
+    optim.number("momentum", 0, 1, below=True)
     optim.number("weight_decay")
     optim.choice("schedule", SCHEDULES)
     optim.number("min_lr", 0, config.optim.lr)
     optim.whole("warmup_epochs")
+    if config.optim.warmup_epochs >= config.epochs:
+        what = f"{config.optim.warmup_epochs} of {config.epochs} epochs: the rate would not be reached in time"
+        raise InputError(what, "optim.warmup_epochs", "give fewer than epochs")
+
+
+def check_eval_settings(config: Any) -> None:
+    """:func:`check_settings` of an evaluation.
+
+    Raises:
+        InputError: naming the first, and what it may be.
+    """
+    settings = Settings(config)
+    settings.text("run", "run=outputs/if_nas_train")
+    settings.text("weights", "weights=checkpoints/best.pt", optional=True)
+    settings.text("out", "out=eval.json", optional=True)
+    settings.text("precision", "32-true")
+    if config.out is not None and Path(config.out).is_dir():
+        raise InputError("is a folder", f"out={config.out}", "give the name of a file, such as eval.json")
 
 
 def build_network(model: Any, architecture: Architecture, num_classes: int, width: int | None = None) -> nn.Module:

@@ -27,13 +27,14 @@ def main(config: DictConfig) -> None:
     from vireo.engine.rendezvous import leave_group
     from vireo.report import Table
 
-    from .build import describe
+    from .build import check_eval_settings, describe
     from .cost import count_cost
     from .data import build_dataset, build_loader
     from .evaluation import evaluate
     from .load import load_run
 
-    out = Path(config.out or Path(config.run) / "eval.json")
+    check_eval_settings(config)
+    out = Path(config.run) / "eval.json" if config.out is None else Path(config.out)
     loaded = load_run(config.run, config.weights)
     require_writable(out.parent, "out=...")
     data = changed_data(loaded.config.data, config.data)

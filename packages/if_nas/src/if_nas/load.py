@@ -44,6 +44,19 @@ class LoadedRun:
     classes: tuple[str, ...]
 
 
+def require_no_search(folder: Path) -> None:
+    """Check that a training does not write into the folder of a search.
+
+    Raises:
+        InputError: there is one.
+    """
+    path = folder / "config.yaml"
+    if path.is_file():
+        known = read_config(folder, "if-nas-train", ()).keys()
+        if "space" in known and "genotype" not in known:
+            raise InputError("holds a search, which a training would overwrite", str(folder), "set another output_dir")
+
+
 def write_architecture(folder: Path, architecture: Architecture, facts: Mapping[str, int]) -> None:
     """Write ``network.json`` of a run: the architecture and what :func:`~if_nas.build.describe` says of the network."""
     write_json(folder / NETWORK_FILE, {**architecture.to_dict(), **facts})

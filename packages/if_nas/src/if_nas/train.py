@@ -8,6 +8,7 @@ torchrun --nproc-per-node 4 -m if_nas.train +experiment=...                # sev
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vireo.engine.cli import entry_point
@@ -36,11 +37,12 @@ def main(config: DictConfig) -> None:
     from .data import build_datasets, build_loader
     from .evaluation import evaluate
     from .learning_rates import epoch_schedule
-    from .load import write_architecture
+    from .load import require_no_search, write_architecture
     from .published import find_architecture
     from .train_report import write_run_report
 
     check_settings(config)
+    require_no_search(Path(config.output_dir))
     architecture = find_architecture(config.genotype)
     run = Run.of(config, monitor="top1", mode="max", find_unused_parameters=has_dead_nodes(architecture))
     run.launch()
