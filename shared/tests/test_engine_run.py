@@ -482,6 +482,45 @@ def test_wrong_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         Run(tmp_path, accelerator="cpu", devices=3)
 
 
+WRONG = {
+    "seed=1.5": "seed: 1.5 is no whole number",
+    "epochs=true": "epochs: True is no whole number from 0",
+    "resume=abc": "resume: 'abc' is not a choice. use auto or never",
+    "run=null": "run: None is no group of settings. change single ones with run.KEY=...",
+    "wandb=abc": "wandb: 'abc' is no group of settings",
+    "wandb.mode=abc": "wandb.mode: 'abc' is not a choice",
+    "run.checkpoint_every=-1": "run.checkpoint_every: -1 is no whole number from 0",
+    "run.keep_last=0": "run.keep_last: 0 is no whole number from 1",
+    "run.log_every=abc": "run.log_every: 'abc' is no whole number from 1",
+    "run.accumulate=null": "run.accumulate: None is no whole number from 1",
+    "run.grad_clip=0": "run.grad_clip: 0 is no positive number",
+    "run.grad_clip=[1]": "run.grad_clip: [1] is no positive number",
+    "run.ema_decay=1": "run.ema_decay: 1 is no number between 0 and 1",
+    "run.nonfinite=abc": "run.nonfinite: unknown policy 'abc'",
+    "run.devices=abc": "run.devices: 'abc' is no number of devices",
+    "run.devices=[0]": "run.devices: [0] is no number of devices",
+    "run.devices=0": "run.devices: 0 is no number of devices",
+    "run.accelerator=[cpu]": "cannot run",
+    "run.strategy=null": "run.strategy: unknown strategy",
+    "run.precision=[32]": "cannot run",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_wrong_values_are_refused_before_anything_is_written(tmp_path: Path, override: str) -> None:
+    common = {"output_dir": str(tmp_path / "run"), "seed": 0, "epochs": 1, "resume": "auto"}
+    config = OmegaConf.create({**common, "wandb": {"mode": "disabled"}, "run": {"accelerator": "cpu"}})
+    with pytest.raises(InputError) as error:
+        Run.of(OmegaConf.merge(config, OmegaConf.from_dotlist([override])))
+    assert WRONG[override] in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_clipping_beside_the_optimizers_settings_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^optim\.grad_clip: -1 is no positive number"):
+        Run(tmp_path, accelerator="cpu", grad_clip=-1, config={"optim": {"grad_clip": -1}, "run": {}})
+
+
 def test_wandb_is_imported_only_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 

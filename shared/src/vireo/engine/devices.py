@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from vireo.engine.checkpoint import fit_state_dict
 from vireo.engine.rendezvous import join_torchrun
+from vireo.engine.run_settings import is_whole
 from vireo.errors import InputError
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -43,8 +44,12 @@ def build_fabric(
     """Fabric for ``auto``, ``ddp`` or ``fsdp``. ``devices="auto"`` follows torchrun or SLURM, else is one device.
 
     Raises:
-        InputError: ``devices`` disagrees with the launcher, or the machine has no such devices, strategy or precision.
+        InputError: ``devices`` is no number or disagrees with the launcher, or the machine has no such devices,
+            strategy or precision.
     """
+    number = int(devices) if isinstance(devices, str) and devices.isdecimal() else devices
+    if number != "auto" and number != -1 and not is_whole(number, 1):  # -1 is Fabric's word for all
+        raise InputError(f"{devices!r} is no number of devices", "run.devices", "use auto, or a whole number from 1")
     launched = launched_processes()
     if launched is None:
         count, nodes = (1 if devices == "auto" else int(devices)), 1
@@ -67,7 +72,7 @@ def build_fabric(
         raise InputError(f"unknown strategy '{strategy}'", "run.strategy", "use auto, ddp or fsdp")
     try:
         return Fabric(accelerator=accelerator, devices=count, num_nodes=nodes, strategy=chosen, precision=precision)  # type: ignore[arg-type]
-    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         where = f"accelerator={accelerator} devices={count} strategy={strategy} precision={precision}"
         raise InputError(

@@ -28,7 +28,7 @@ class NonFinite:
 
     def __init__(self, policy: str) -> None:
         if policy not in ("raise", "skip"):
-            raise InputError(f"unknown policy '{policy}'", "nonfinite", "use raise or skip")
+            raise InputError(f"unknown policy '{policy}'", "run.nonfinite", "use raise or skip")
         self.policy = policy
         self.skipped = 0
         self._in_a_row = 0

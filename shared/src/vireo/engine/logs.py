@@ -73,22 +73,29 @@ def _before(line: str, step: int) -> bool:
 _WANDB_MODES = ("disabled", "offline", "online")
 
 
+def wandb_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of ``wandb.init`` (project, name, ...) with a ``mode``, which is ``disabled`` if there is none.
+
+    Raises:
+        InputError: another mode than ``disabled``, ``offline`` or ``online``.
+    """
+    settings = {"mode": "disabled", **(settings or {})}
+    if settings["mode"] not in _WANDB_MODES:
+        remedy = f"use one of {', '.join(_WANDB_MODES)}"
+        raise InputError(f"{settings['mode']!r} is not a choice", "wandb.mode", remedy)
+    return settings
+
+
 class WandbLog:
     """Weights & Biases, imported only if ``settings["mode"]`` is ``online`` or ``offline``.
 
     Args:
-        settings: arguments of ``wandb.init`` (project, name, ...) with ``mode``; None or ``disabled`` logs nothing.
+        settings: of :func:`wandb_settings`; ``disabled`` logs nothing.
         run_id: id of the run to continue, or None for a new one.
     """
 
-    def __init__(
-        self, settings: Mapping[str, Any] | None, folder: Path, config: Any, run_id: str | None = None
-    ) -> None:
-        settings = {"mode": "disabled", **(settings or {})}
+    def __init__(self, settings: Mapping[str, Any], folder: Path, config: Any, run_id: str | None = None) -> None:
         self._run: Any = None
-        if settings["mode"] not in _WANDB_MODES:
-            remedy = f"use one of {', '.join(_WANDB_MODES)}"
-            raise InputError(f"{settings['mode']!r} is not a choice", "wandb.mode", remedy)
         if settings["mode"] == "disabled":
             return
         import wandb

@@ -22,8 +22,9 @@ from vireo.engine.devices import build_fabric, is_sharded, join, model_state, op
 from vireo.engine.ema import ema_of
 from vireo.engine.folder import remove_unfinished, require_writable
 from vireo.engine.guard import NonFinite
-from vireo.engine.logs import Console, JsonLines, WandbLog
+from vireo.engine.logs import Console, JsonLines, WandbLog, wandb_settings
 from vireo.engine.rng import rng_state, seed_all, set_rng_state
+from vireo.engine.run_settings import check_settings, settings_group
 from vireo.engine.schedule import Schedule, constant
 from vireo.engine.signals import StopRequest
 from vireo.engine.window import Window
@@ -62,9 +63,21 @@ class ResumableRun:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.seed, self.config, self.total_epochs = seed, dict(config or {}), epochs
-        self.checkpoint_every, self.keep_last, self.log_every = checkpoint_every, keep_last, max(1, log_every)
+        check_settings(
+            self.config,
+            seed=seed,
+            epochs=epochs,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            keep_last=keep_last,
+            log_every=log_every,
+            accumulate=accumulate,
+            grad_clip=grad_clip,
+            ema_decay=ema_decay,
+        )
+        self.checkpoint_every, self.keep_last, self.log_every = checkpoint_every, keep_last, log_every
         self.monitor, self.mode, self.ema_decay = monitor, mode, ema_decay
-        self.grad_clip, self.accumulate = grad_clip, max(1, accumulate)
+        self.grad_clip, self.accumulate = grad_clip, accumulate
         # a worker that torchrun restarts must go on, whatever it was first started with
         self.resume = "auto" if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) else resume
         self._owns_group = fabric is None
@@ -72,7 +85,7 @@ class ResumableRun:
         self.epoch = self.step_count = 0
         self.best: float | None = None
         self.metrics: dict[str, Any] = {}
-        self._wandb_settings = wandb
+        self._wandb_settings = wandb_settings(wandb)
         self._guard = NonFinite(nonfinite)
         self._stop = StopRequest()
         self._batch = 0  # of the current epoch: the next one, once a step is complete
@@ -96,9 +109,12 @@ class ResumableRun:
             config: its ``output_dir``, ``seed``, ``epochs``, ``resume`` and ``wandb``, and all that stands under
                 ``run``, are arguments of those names.
             **options: what the configuration does not decide, such as ``monitor``.
+
+        Raises:
+            InputError: a setting is of another type, out of range, or nothing that this machine can do.
         """
         common = {name: config[name] for name in ("seed", "epochs", "resume")}
-        wandb, run = plain(config.wandb), plain(config.run)
+        wandb, run = settings_group(config, "wandb"), settings_group(config, "run")
         return cls(config.output_dir, config=plain(config), wandb=wandb, **common, **run, **options)
 
     # ---- where and what ----
