@@ -35,7 +35,7 @@ def comment(name: str) -> str:
 
 
 def test_every_setting_has_its_file() -> None:
-    assert sorted([*IMAGENET, *SMALL, "cifar10", "cifar10_darts", "imagenet100"]) == NAMES
+    assert sorted([*IMAGENET, *SMALL, "cifar10", "cifar10_darts", "imagenet100", "imagenet_darts"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,6 +74,14 @@ def test_recipe_of_imagenet100() -> None:
     assert (config.genotype, config.data.classes_file) == ("geno_cosine_similarity2", "imagenet100.txt")
 
 
+def test_recipe_of_cells_on_imagenet() -> None:
+    """Section 4, the DARTS family."""
+    config = composed("imagenet_darts")
+    assert (config.epochs, config.model.width, config.model.max_macs, config.model.cells) == (250, 48, None, 14)
+    assert (config.label_smoothing, config.model.auxiliary, config.auxiliary_weight) == (0.1, True, 0.4)
+    assert (config.optim.weight_decay, config.model.variant, config.run.grad_clip) == (3e-5, "imagenet", 5)
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_darts"])
 def test_recipe_of_cifar10(name: str) -> None:
     """Section 4, the DARTS family."""
@@ -90,7 +98,12 @@ def test_recipe_of_cifar10(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "width", "million_macs", "classes"),
     [
+        ("imagenet_l4", 56, None, 1000),
+        ("imagenet_l4_dnas", 56, None, 1000),
+        ("imagenet_l6", 68, None, 1000),
         ("imagenet_l8", 56, 566.5, 1000),
+        ("imagenet_l8_dnas", 62, None, 1000),
+        ("imagenet_darts", 48, None, 1000),
         ("imagenet100", 32, None, 100),
         ("cifar10_darts", 36, None, 10),
     ],
