@@ -144,6 +144,30 @@ def test_no_or_unwritable_output_folder(call: Call, tmp_path: Path, capsys: pyte
     assert "choose another folder with output_dir=" in message
 
 
+def test_a_number_is_a_folder_and_a_list_is_none(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("output_dir=0")[1][0].output_dir == "0"
+    assert Path("0").is_dir()
+    for value in ("[a]", "true", "{a: 1}"):
+        assert call(f"output_dir={value}") == (2, [])
+        message = capsys.readouterr().err
+        assert message.startswith("error: output_dir: ")
+        assert "is no folder. name the folder of the run." in message
+
+
+def test_a_refused_experiment_leaves_no_folder(call: Call) -> None:
+    def refused(config: Any) -> None:
+        raise InputError("these are the settings of another script", "settings", "run that")
+
+    def begun(config: Any) -> None:
+        (Path(config.output_dir) / "log.jsonl").touch()
+        refused(config)
+
+    Path("there").mkdir()
+    for folder, body, stays in (("a", refused, False), ("b", begun, True), ("there", refused, True)):
+        assert call(f"output_dir={folder}", body=body)[0] == 2
+        assert Path(folder).exists() is stays
+
+
 def test_input_errors_of_the_body(
     call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

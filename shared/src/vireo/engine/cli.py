@@ -5,11 +5,13 @@ Nothing heavy is imported here: ``--help`` must not wait for torch, so an entry 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vireo.engine.folder import require_writable
@@ -142,13 +144,29 @@ def _checked(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             raise InputError(
                 "has no value" if len(missing) == 1 else "have no value", ", ".join(missing), f"add {example}"
             )
-        if "output_dir" in config:
-            if not config.output_dir:
-                raise InputError("has no value", "output_dir", "name the folder of the run")
-            require_writable(str(config.output_dir))
-        return main(config)
+        return _in_folder(main, config) if "output_dir" in config else main(config)
 
     return checked
+
+
+def _in_folder(main: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """``main(config)`` with a folder that can be written; a folder made for it goes again if it is refused."""
+    name = config.output_dir
+    if name is None or name == "":
+        raise InputError("has no value", "output_dir", "name the folder of the run")
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise InputError(f"{name!r} is no folder", "output_dir", "name the folder of the run")
+    config.output_dir = str(name)  # a number is a name too
+    folder = Path(config.output_dir)
+    is_new = not folder.exists()
+    require_writable(folder)
+    try:
+        return main(config)
+    except InputError:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty: the run has begun
+                folder.rmdir()
+        raise
 
 
 def _check_command_line(config_module: str, config_name: str) -> None:
