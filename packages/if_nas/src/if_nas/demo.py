@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SEARCHES = {"if": ("IF-NAS", []), "dnas": ("DNAS", ["schedule.name=dnas"])}
 RANDOM = "drawn at random"
 KEEP = 1  # inputs of a node
-MAX_MACS = 3_000_000  # of a network that is trained alone, for one picture
 DISTANCES = ("1", "2", "3", "4")
 COLUMNS = {  # heading to digits behind the point
     "preference": 3,
@@ -52,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def train(name: str, seed: int, genotype: str) -> int:
         folder = folder_of(arguments.output, name, seed)
-        given = [f"genotype={folder / genotype}", "model.width=null", f"model.max_macs={MAX_MACS}"]
-        given += [f"seed={seed}", f"data.seed={seed}", *arguments.override, f"output_dir={folder / 'alone'}"]
+        given = [f"genotype={folder / genotype}", f"seed={seed}", f"data.seed={seed}"]
+        given += [*arguments.override, f"output_dir={folder / 'alone'}"]
         return call("train", "+experiment=demo", *given)
 
     def searched(job: tuple[int, str]) -> int:
@@ -155,6 +154,7 @@ def write_page(output: Path, seed: int, table: Table) -> Path:
     from .search_report import search_curves
 
     folder = folder_of(output, "if", seed)
+    (folder / "gallery").mkdir(exist_ok=True)
     (folder / "gallery" / "comparison.png").write_bytes((output / "picture.png").read_bytes())
     pictures = {"What both searches find": "comparison.png"}
     page = write_run_report(folder, "IF-NAS: the demo", pictures, tables=[table], own_curves=search_curves)

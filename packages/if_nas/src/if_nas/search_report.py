@@ -21,16 +21,20 @@ Lines = dict[str, tuple[list[float], list[float]]]
 def write_search_report(folder: Path, paper_metrics: Mapping[str, float] | None = None) -> Path:
     """``report.html`` of a search from the files in its folder, and ``network.svg`` of its architecture."""
     architecture = read_any_genotype(folder / GENOTYPE_FILE)
+    drawings: dict[str, bytes] = {}
     if isinstance(architecture, Genotype):  # of stages, which can be drawn
         from .drawing import write_drawing
 
-        (folder / "gallery").mkdir(exist_ok=True)
-        for path in (folder / "network.svg", folder / "gallery" / "network.png"):
-            write_drawing(path, architecture, edge_weights=read_edge_weights(folder / GENOTYPE_FILE))
-    pictures = {"The architecture, its edges as wide as they weigh; those that cross are highlighted": "network.png"}
-    return report.write_run_report(
-        folder, "IF-NAS: search", pictures, paper_metrics=paper_metrics, own_curves=search_curves
-    )
+        path = folder / "network.svg"
+        write_drawing(path, architecture, edge_weights=read_edge_weights(folder / GENOTYPE_FILE))
+        drawings["The architecture, its edges as wide as they weigh; those that cross are highlighted"] = (
+            path.read_bytes()
+        )
+
+    def figures(records: Sequence[Record]) -> dict[str, bytes]:
+        return drawings | search_curves(records)
+
+    return report.write_run_report(folder, "IF-NAS: search", {}, paper_metrics=paper_metrics, own_curves=figures)
 
 
 def search_curves(records: Sequence[Record]) -> dict[str, bytes]:
@@ -64,7 +68,7 @@ def lines(records: Sequence[Record], values: Callable[[Mapping[str, Any]], Mappi
 
 
 def _distances(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {f"distance {distance}": weight for distance, weight in metrics["edge_weight"].items()}
+    return dict(metrics["edge_weight"])
 
 
 def _macs(metrics: Mapping[str, Any]) -> dict[str, float]:
