@@ -118,7 +118,9 @@ def test_statistics_of_a_super_network() -> None:
 
 def test_ranking(run: Path, tmp_path: Path) -> None:
     weights = (run / "model.safetensors").read_bytes()
-    assert rank(run).status == 0
+    outcome = rank(run)
+    assert outcome.status == 0
+    assert "statistics of 24 training images\n" in outcome.out
     result = read(run / "ranking" / "ranking.json")
     assert (run / "model.safetensors").read_bytes() == weights
     assert [row["subnet"] for row in result["subnets"]] == [f"subnets/{number:02d}.json" for number in range(4)]
@@ -136,7 +138,9 @@ def test_ranking(run: Path, tmp_path: Path) -> None:
 
 def test_accuracy_of_a_subnet(run: Path, tmp_path: Path) -> None:
     """By hand: all training images as one batch."""
-    assert rank(run, "bn_images=48", "data.eval_batch_size=48", f"out={tmp_path}").status == 0
+    outcome = rank(run, "bn_images=999", "data.eval_batch_size=48", f"out={tmp_path}")
+    assert outcome.status == 0
+    assert "statistics of 48 training images, which are all\n" in outcome.out
     loaded = load_search(run)
     data = loaded.config.data
     data.eval_batch_size = 48
@@ -175,6 +179,7 @@ def test_runs_that_do_not_belong(run: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.json"
     write_genotype(large, LChainSpace((4, 3, 2), 3).full())
     assert "draw it from the same space" in rank(run, f"subnets=[{large}]").mistake()
+    assert f"{foreign}: is the same sub-network as {foreign}" in rank(run, f"subnets=[{foreign},{foreign}]").mistake()
 
 
 def test_matching() -> None:

@@ -146,6 +146,11 @@ def test_settings_of_a_training(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["run=nowhere"], ["nowhere: holds no config.yaml", "if-nas-search"]),
+        (["run=3"], ["run: 3 is no text"]),
+        (["run=null"], ["run: None is no text"]),
+        (["weights=[a]"], ["weights: ['a'] is no text"]),
+        (["out=5"], ["out: 5 is no text"]),
+        (["data.classes_file=3"], ["data.classes_file: 3 is no text"]),
         (["count=0"], ["count: 0 is no whole number from 1"]),
         (["bn_images=1"], ["bn_images: 1 is no whole number from 2"]),
         (["seed=-1"], ["seed: -1 is no whole number"]),

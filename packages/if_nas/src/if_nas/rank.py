@@ -58,6 +58,10 @@ def main(config: DictConfig) -> None:
         subnets = draw_subnets(network.space, config.count, config.seed)
     else:
         subnets = [read_genotype(path) for path in config.subnets]
+        for number, subnet in enumerate(subnets):
+            if subnet in subnets[:number]:
+                same = config.subnets[subnets.index(subnet)]
+                raise InputError(f"is the same sub-network as {same}", config.subnets[number], "give each once")
     for subnet in subnets:
         subnet_plan(network.space, subnet)  # which says whether it is one of this space
     accuracies = match(subnets, alone)
@@ -91,6 +95,9 @@ def main(config: DictConfig) -> None:
     both = [(row["top1"], row["alone"]) for row in rows if row["alone"] is not None]
     tau = kendall_tau(*zip(*both)) if both else None
     show(rows, tau, f"{config.run}: {len(val_set)} images")
+    print(
+        f"batch-norm statistics of {len(chosen)} training images{', which are all' * (len(chosen) < config.bn_images)}"
+    )
     content = {"run": str(config.run), "seed": config.seed, "bn_images": len(chosen), "images": len(val_set)}
     write_json(out / "ranking.json", {**content, "subnets": rows, "kendall_tau": tau})
 
@@ -104,7 +111,12 @@ def check_settings(config: DictConfig) -> None:
     from .search_build import require_names
     from .settings import Settings
 
-    settings = Settings(config)
+    settings, data = Settings(config), Settings(config.data, "data")
+    settings.text("run", "outputs/if_nas_search")
+    settings.text("weights", "outputs/if_nas_search/model.safetensors", optional=True)
+    settings.text("out", "outputs/ranking", optional=True)
+    for name in ("root", "val_split", "classes_file"):
+        data.text(name, "another one than in the run", optional=True)
     settings.whole("count", 1)
     settings.whole("seed")
     settings.whole("bn_images", 2)
