@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,9 @@ _INK, _FREE, _INTERLEAVED, _ACTIVE, _FAINT = "#30343b", "#2b6cb0", "#d9480f", "#
 _STYLES: dict[str, Any] = {"conv3 + skip": "solid", "conv3": (0, (5, 1.5)), "skip": (0, (1, 1.2))}
 _OTHER_STYLES: list[Any] = [(0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 3))]
 _MARK = {"marker": "o", "markevery": [1], "markersize": 9, "markerfacecolor": _ACTIVE, "color": _INK, "linestyle": ""}
-_KEYS: list[Entry] = [
-    ("not interleaved", {"color": _FREE, "linewidth": 2.5}),
-    ("interleaved", {"color": _INTERLEAVED, "linewidth": 2.5}),
-    ("active", _MARK),
-]
+_COLOURS = {"not active": _FAINT, "not interleaved": _FREE, "interleaved": _INTERLEAVED}
+"""Of edges, by layer: the later ones lie above."""
+_NODE = 190  # its area in square points: two digits stay clear of the ring
 _NARROWEST = 9  # nodes a drawing has room for at least
 _INCH = 0.42  # between two nodes
 _RISE = 0.4  # height of an arc by its span
@@ -127,7 +125,14 @@ def _figure(genotype: Genotype, title: str, edge_weights: EdgeWeights | None, ac
     order = sorted(used, key=lambda label: [*_STYLES, label].index(label))
     styles = dict(zip([label for label in order if label not in _STYLES], cycle(_OTHER_STYLES))) | _STYLES
     strokes = [(label, {"color": _INK, "linestyle": styles[label]}) for label in order]
-    entries = _legend_rows([strokes, _KEYS[: 3 if active is not None else 2]], right)
+    alive = [_alive(genotype, stage, None if active is None else active[stage]) for stage in range(len(labels))]
+    kinds = [_kinds(labels[stage], edges) for stage, edges in enumerate(alive)]
+    keys: list[Entry] = [
+        (kind, {"color": colour, "linewidth": 2.5})
+        for kind, colour in _COLOURS.items()
+        if any(kind in found.values() for found in kinds)
+    ]
+    entries = _legend_rows([strokes, [*keys, ("active", _MARK)] if active is not None else keys], right)
     lowest, highest = base - 0.9 - 0.8 * len(entries), 0.7 if title else -0.3
     figure = Figure(figsize=((right + 1.9) * _INCH, (highest - lowest) * _INCH))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -136,8 +141,7 @@ def _figure(genotype: Genotype, title: str, edge_weights: EdgeWeights | None, ac
     axes.text(-1.6, highest - 0.7, title, fontsize=12, fontweight="bold", color=_INK, va="center")
     for stage, bottom in enumerate(bottoms):
         weights = None if edge_weights is None else edge_weights[stage]
-        alive = _alive(genotype, stage, None if active is None else active[stage])
-        _draw_edges(axes, labels[stage], styles, alive, stage, bottom, weights)
+        _draw_edges(axes, labels[stage], styles, kinds[stage], stage, bottom, weights)
         _draw_nodes(axes, genotype, stage, bottom, () if active is None else active[stage])
     _draw_legend(axes, base - 1.1, entries)
     return figure
@@ -170,11 +174,20 @@ def _alive(genotype: Genotype, stage: int, active: Sequence[int] | None) -> list
     ]
 
 
+def _kinds(edges: Iterable[Edge], alive: Sequence[Edge]) -> dict[Edge, str]:
+    """Of each edge its name in the legend."""
+    interleaved = {edge for pair in interleaved_pairs(alive) for edge in pair}
+    return {
+        edge: "interleaved" if edge in interleaved else "not interleaved" if edge in alive else "not active"
+        for edge in edges
+    }
+
+
 def _draw_edges(
     axes: Axes,
     labels: Mapping[Edge, str],
     styles: Mapping[str, Any],
-    alive: Sequence[Edge],
+    kinds: Mapping[Edge, str],
     stage: int,
     bottom: float,
     weights: Mapping[int, Mapping[int, float]] | None,
@@ -182,9 +195,7 @@ def _draw_edges(
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
-    interleaved = {edge for pair in interleaved_pairs(alive) for edge in pair}
-    layers = {edge: 1 + (edge in interleaved) if edge in alive else 0 for edge in labels}
-    for edge, layer in layers.items():
+    for edge, kind in kinds.items():
         source, node = edge
         if node - source == 1:
             curve = Curve([(source, bottom), (node, bottom)])
@@ -193,8 +204,8 @@ def _draw_edges(
             corners = [(source, bottom), (source, top), (node, top), (node, bottom)]
             curve = Curve(corners, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
         width = 1.3 if weights is None else 0.25 + 3 * _weight(weights, edge, stage)
-        colour, style = (_FAINT, _FREE, _INTERLEAVED)[layer], styles[labels[edge]]
-        axes.add_patch(PathPatch(curve, fill=False, edgecolor=colour, lw=width, linestyle=style, zorder=layer))
+        style, layer = styles[labels[edge]], list(_COLOURS).index(kind)
+        axes.add_patch(PathPatch(curve, fill=False, edgecolor=_COLOURS[kind], lw=width, linestyle=style, zorder=layer))
 
 
 def _weight(weights: Mapping[int, Mapping[int, float]], edge: Edge, stage: int) -> float:
@@ -209,13 +220,13 @@ def _draw_nodes(axes: Axes, genotype: Genotype, stage: int, bottom: float, activ
     nodes = genotype.stages[stage]
     last = max(nodes)
     axes.text(-1.75, bottom, f"{stage + 1}", fontsize=12, fontweight="bold", color=_INK, va="center")
-    axes.scatter([0], [bottom], s=150, marker="s", color="white", edgecolors=_INK, linewidths=1.2, zorder=4)
+    axes.scatter([0], [bottom], s=_NODE, marker="s", color="white", edgecolors=_INK, linewidths=1.2, zorder=4)
     axes.text(0, bottom, "in", fontsize=6.5, color=_INK, ha="center", va="center_baseline", zorder=5)
     missing = [number for number in range(1, last) if number not in nodes]
     axes.scatter(missing, [bottom] * len(missing), s=5, color="#adb5bd", zorder=4)
     fills = [_ACTIVE if node in active else "white" for node in nodes]
     widths = [2.4 if node == last else 1.2 for node in nodes]
-    axes.scatter(list(nodes), [bottom] * len(nodes), s=150, c=fills, edgecolors=_INK, linewidths=widths, zorder=4)
+    axes.scatter(list(nodes), [bottom] * len(nodes), s=_NODE, c=fills, edgecolors=_INK, linewidths=widths, zorder=4)
     for node in nodes:
         axes.text(node, bottom, str(node), fontsize=7, color=_INK, ha="center", va="center_baseline", zorder=5)
 
