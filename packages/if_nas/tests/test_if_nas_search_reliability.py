@@ -49,23 +49,23 @@ def require_same(whole: Path, other: Path) -> None:
     assert [line["monitors"] for line in logged(whole)] == [line["monitors"] for line in logged(other)]
     assert evaluations(whole) == evaluations(other)
     files = sorted(path.relative_to(whole) for path in [*whole.glob("genotypes/*"), whole / "genotype.json"])
-    assert len(files) == 4
+    assert len(files) == 3
     assert files == sorted(path.relative_to(other) for path in [*other.glob("genotypes/*"), other / "genotype.json"])
     assert all((whole / name).read_bytes() == (other / name).read_bytes() for name in files)
 
 
 def test_killed_twice_or_stopped_inside_epochs(tmp_path: Path) -> None:
-    """9 steps, 3 an epoch, a turn of 2 steps; checkpoints every 2 steps, or only when the run is stopped."""
+    """6 steps, 3 an epoch, a turn of 2 steps; checkpoints every 2 steps, or only when the run is stopped."""
     whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
 
     def arguments(folder: Path, *more: str) -> list[str]:
-        return [*TINY, "epochs=3", "schedule.turn=2", "arch_optim.start_epoch=1", f"output_dir={folder}", *more]
+        return [*TINY, "schedule.turn=2", "arch_optim.start_epoch=1", f"output_dir={folder}", *more]
 
     often = ["run.checkpoint_every=2"]
     statuses, output = series(
         Task("if_nas.search", arguments(whole, *often)),
         Task("if_nas.search", arguments(killed, *often), 3),
-        Task("if_nas.search", arguments(killed, *often), 8),
+        Task("if_nas.search", arguments(killed, *often), 5),
         Task("if_nas.search", arguments(killed, *often)),
         Task("if_nas.search", arguments(stopped), 4, signal.SIGTERM),
         Task("if_nas.search", arguments(stopped)),
@@ -74,8 +74,8 @@ def test_killed_twice_or_stopped_inside_epochs(tmp_path: Path) -> None:
     )
     assert statuses == [0, -signal.SIGKILL, -signal.SIGKILL, 0, 0, 0], output
     resumed = [int(step) for step in re.findall(r"resumed at epoch \d, step (\d+)\n", output)]
-    assert resumed == [2, 6, 5], output  # killed before a step is saved; a stopped run ends its step, and saves
-    assert len(losses(whole)) == 9
+    assert resumed == [2, 4, 5], output  # killed before a step is saved; a stopped run ends its step, and saves
+    assert len(losses(whole)) == 6
     require_same(whole, killed)
     require_same(whole, stopped)
 
@@ -108,14 +108,15 @@ def test_folder_of_a_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_search_what_one_does(tmp_path: Path) -> None:
-    """21 images to evaluate, which they do not share evenly; in the fourth epoch no node is active and no edge learns.
+    """21 images to evaluate, which they do not share evenly; in the fourth turn no node is active and no edge learns.
 
     Sums are rounded in another order.
     """
-    settings = [*TINY, "data.val_images=21", "epochs=4", "schedule.period=4"]
+    settings = [*TINY, "data.val_images=21", "schedule.period=4", "schedule.turn=1"]
+    settings += ["arch_optim.start_epoch=0"]
     one, two = search(tmp_path / "one", settings=settings), tmp_path / "two"
     torchrun("if_nas.search", *settings, f"output_dir={two}")
-    assert len(losses(one)) == len(losses(two)) == 12
+    assert len(losses(one)) == len(losses(two)) == 6
     for step, (a, b) in enumerate(zip(losses(one), losses(two))):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-6), f"step {step + 1}"
     torch.testing.assert_close(weights(one)["arch.beta"], weights(two)["arch.beta"], rtol=0.01, atol=1e-4)
