@@ -20,7 +20,7 @@ from vireo.testing.series import Task, series, torchrun
 
 PRELOAD = ["vireo.engine.run", *(f"if_nas.{name}" for name in ("build", "data", "evaluation", "load", "train_report"))]
 WITHOUT = ["if_nas.train_report.write_run_report"]
-VARIED = ["model.drop_path=0.3", "data.cutout=4", "model.width=2", "optim.warmup_epochs=2"]
+VARIED = ["model.drop_path=0.3", "data.cutout=4", "model.width=2", "optim.schedule=linear"]
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
