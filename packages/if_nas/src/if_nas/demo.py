@@ -27,7 +27,7 @@ KEEP = 1  # inputs of a node
 DISTANCES = ("1", "2", "3", "4")
 COLUMNS = {  # heading to digits behind the point
     "preference": 3,
-    **{f"weight at distance {distance}": 3 for distance in DISTANCES},
+    **{f"w{distance}": 3 for distance in DISTANCES},
     "search, s": 0,
     "depth": 1,
     "width": 1,
@@ -101,7 +101,8 @@ def comparison(output: Path, seeds: Sequence[int]) -> Table:
     for name, title in [*((name, title) for name, (title, _) in SEARCHES.items()), ("random", RANDOM)]:
         found = [_numbers(folder_of(output, name, seed)) for seed in seeds]
         rows.append((title, *(_text(values, digits) for values, digits in zip(zip(*found), COLUMNS.values()))))
-    return Table("Generated pictures, 16x16, three stages of six nodes", ("network", *COLUMNS), rows)
+    title = "Generated pictures, three stages of six nodes; w1 to w4: mean weight of connections by distance"
+    return Table(title, ("network", *COLUMNS), rows)
 
 
 def _numbers(folder: Path) -> list[float | None]:
